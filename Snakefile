@@ -1,0 +1,23 @@
+"""From download to table: snakemake --cores all results/table.csv"""
+
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/mini.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/teacher.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        "results/table.csv",

@@ -1,0 +1,63 @@
+"""From two attributions to one number: block distributions and their divergence. B batch, K blocks."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+BLOCKS = ("P", "R", "I", "T")
+"""Plain text, request, image, tool definitions: the order of every K axis."""
+
+Divergence = Literal["js", "kl_student_teacher", "kl_teacher_student"]
+
+
+def distribution(signed: Tensor, epsilon: float) -> Tensor:
+    """Shares of the blocks' magnitudes, smoothed.
+
+    Args:
+        signed: [..., K] block sums, nats; only magnitudes count (keeping the positive part alone turns the
+            sign of the correlation with correctness).
+        epsilon: mass added to every block before renormalising.
+
+    Returns:
+        [..., K] float64 probabilities; uniform where every block is zero.
+    """
+    magnitude = signed.double().abs()
+    total = magnitude.sum(-1, keepdim=True)
+    blocks = signed.shape[-1]
+    shares = torch.where(total > 0, magnitude / total.clamp(min=1e-300), 1 / blocks)
+    return (shares + epsilon) / (1 + blocks * epsilon)
+
+
+def divergence(p: Tensor, q: Tensor, kind: Divergence) -> Tensor:
+    """How far the student's distribution is from the teacher's.
+
+    Args:
+        p: [..., K] the student's, positive.
+        q: [..., K] the teacher's, positive.
+        kind: ``js`` is Jensen–Shannon over ln 2, in [0, 1]; the others are KL divergences in nats, in the
+            direction that their name says (student‖teacher is KL(p‖q)). The paper penalises a KL whose
+            direction is not public.
+
+    Returns:
+        [...] float64, not negative.
+    """
+    p, q = p.double(), q.double()
+    if kind == "js":
+        middle = (p + q) / 2
+        return ((_kl(p, middle) + _kl(q, middle)) / (2 * math.log(2))).clamp(0, 1)
+    if kind == "kl_student_teacher":
+        return _kl(p, q)
+    if kind == "kl_teacher_student":
+        return _kl(q, p)
+    raise ValueError(
+        f"found divergence {kind!r}; expected js, kl_student_teacher or kl_teacher_student"
+    )
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    # Rounding can leave a tiny negative sum for equal arguments.
+    return (p * (p / q).log()).sum(-1).clamp(min=0)

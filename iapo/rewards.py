@@ -1,0 +1,141 @@
+"""Pure reward functions in TRL's signature: lists in, one float a rollout out.
+
+Use :func:`alignment_reward` with anyone's ``GRPOTrainer`` whose rows carry the two block sums; the trainer
+of this package adds them. TRL multiplies it by lambda through ``reward_weights``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from iapo.alignment import distribution, divergence
+from iapo.answers import extract, score
+from iapo.config import AlignmentConfig
+from iapo.types import Metric
+
+BlockSums = Sequence[float]
+"""Signed attribution of a call per block, nats: P, R, I, T."""
+
+
+def outcome_reward(
+    completions: Sequence[Sequence[dict[str, Any]]],
+    answer: Sequence[str],
+    metric: Sequence[Metric],
+    **_: Any,
+) -> list[float]:
+    """1.0 for a right final answer, 0.0 for any other.
+
+    Args:
+        completions: each rollout's messages; the last one answers, unless it still calls a tool.
+        answer: gold answers.
+        metric: how to match each one.
+
+    Example:
+        >>> done = [[{"role": "assistant", "content": "FINAL ANSWER: 67"}]]
+        >>> outcome_reward(done, ["67"], ["exact"])
+        [1.0]
+    """
+    return [
+        score(extract(final_text(messages)), gold, how)
+        for messages, gold, how in zip(completions, answer, metric, strict=True)
+    ]
+
+
+def final_text(messages: Sequence[dict[str, Any]]) -> str:
+    """The text of the assistant's closing turn; empty where the rollout ended in a call or a tool."""
+    last = messages[-1]
+    if last["role"] != "assistant" or last.get("tool_calls"):
+        return ""
+    content = last.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text") or "" for part in content)
+
+
+def alignment_reward(
+    completions: Sequence[Any],
+    student_block_sums: Sequence[BlockSums | None],
+    teacher_block_sums: Sequence[BlockSums | None],
+    prompt_key: Sequence[str],
+    *,
+    config: AlignmentConfig | None = None,
+    log_metric: Callable[[str, float], None] | None = None,
+    **_: Any,
+) -> list[float]:
+    """Minus the divergence between the student's and the cached teacher's attribution of the call.
+
+    Source: IAPO (arXiv 2606.11652); the treatment of missing calls is ours, *assumed*.
+
+    Args:
+        completions: one entry a rollout.
+        student_block_sums: of the rollout's call; None where it made no valid one.
+        teacher_block_sums: of the same or the nearest cached call; None where the cache has none.
+        prompt_key: rollouts with the same key are one group.
+        config: divergence, smoothing and what a missing call gets.
+        log_metric: TRL's, for the penalty's mean and spread and the cache's coverage.
+
+    Returns:
+        Minus the penalty. A rollout without a valid call gets the mean penalty of its group's others, so
+        that not calling is no escape and no fault; a group without teacher rows gets 0 throughout.
+
+    Example:
+        >>> alignment_reward([[], []], [[0, 1, 0, 0], None], [[0, 1, 0, 0]] * 2, ["a", "a"])
+        [-0.0, -0.0]
+    """
+    settings = config or AlignmentConfig()
+    penalties = _penalties(student_block_sums, teacher_block_sums, settings)
+    groups: dict[str, list[float]] = {}
+    for key, penalty in zip(prompt_key, penalties, strict=True):
+        if penalty is not None:
+            groups.setdefault(key, []).append(penalty)
+    if log_metric is not None:
+        _log(penalties, student_block_sums, teacher_block_sums, log_metric)
+    return [
+        -_settled(penalty, student is None, groups.get(key, []), settings)
+        for penalty, student, key in zip(penalties, student_block_sums, prompt_key, strict=True)
+    ]
+
+
+def _penalties(
+    student: Sequence[BlockSums | None],
+    teacher: Sequence[BlockSums | None],
+    config: AlignmentConfig,
+) -> list[float | None]:
+    known = [
+        i for i, (s, t) in enumerate(zip(student, teacher, strict=True)) if s is not None and t is not None
+    ]
+    penalties: list[float | None] = [None] * len(student)
+    if known:
+        p = distribution(torch.tensor([student[i] for i in known]), config.smoothing)
+        q = distribution(torch.tensor([teacher[i] for i in known]), config.smoothing)
+        for i, value in zip(known, divergence(p, q, config.divergence).tolist(), strict=True):
+            penalties[i] = value
+    return penalties
+
+
+def _settled(
+    penalty: float | None, missing_call: bool, group: Sequence[float], config: AlignmentConfig
+) -> float:
+    if penalty is not None:
+        return penalty
+    if not missing_call or not group:
+        return 0.0
+    return 1.0 if config.missing_call == "bound" else sum(group) / len(group)
+
+
+def _log(
+    penalties: Sequence[float | None],
+    student: Sequence[BlockSums | None],
+    teacher: Sequence[BlockSums | None],
+    log_metric: Callable[[str, float], None],
+) -> None:
+    known = torch.tensor([penalty for penalty in penalties if penalty is not None])
+    calls = sum(sums is not None for sums in student)
+    covered = sum(s is not None and t is not None for s, t in zip(student, teacher, strict=True))
+    if len(known):
+        log_metric("alignment/penalty", known.mean().item())
+        log_metric("alignment/penalty_std", known.std(correction=0).item())
+    log_metric("alignment/coverage", covered / max(1, calls))

@@ -1,0 +1,14 @@
+rule build_data:
+    """Draw the figures of every split from the tables and ingest them."""
+    output:
+        expand(str(RESULTS / "data/{split}/{test_set}.parquet"), split=["train", "dev", "test"], test_set=TEST_SETS),
+        manifest=RESULTS / "data/manifest.json",
+    params:
+        settings=asdict(CONFIG.data),
+        directory=str(RESULTS / "data"),
+        code=code_hash("iapo.data", "iapo.types"),
+    log:
+        logs("build_data"),
+    threads: 1
+    script:
+        "../scripts/build_data.py"

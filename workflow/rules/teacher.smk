@@ -1,0 +1,43 @@
+rule train_teacher:
+    """GRPO on the outcome alone, from the teacher's cold start."""
+    input:
+        manifest=RESULTS / "data/manifest.json",
+        start=RESULTS / "models/teacher/cold/model.safetensors",
+    output:
+        RESULTS / "teacher/model/model.safetensors",
+        metrics=RESULTS / "teacher/metrics.csv",
+        record=RESULTS / "teacher/model.run.json",
+    params:
+        settings=asdict(CONFIG.teacher.train),
+        seed=CONFIG.teacher.train_seed,
+        work=str(RESULTS / "teacher/work"),
+        code=TRAINING_CODE,
+    log:
+        logs("train_teacher"),
+    threads: 1
+    script:
+        "../scripts/train_teacher.py"
+
+
+rule cache_teacher:
+    """Attribute every candidate call of every training prompt with the teacher, once."""
+    input:
+        manifest=RESULTS / "data/manifest.json",
+        teacher=ancient(RESULTS / "teacher/model/model.safetensors"),
+        record=RESULTS / "teacher/model.run.json",
+    output:
+        manifest=RESULTS / "teacher/cache/manifest.json",
+        record=RESULTS / "teacher/cache.run.json",
+    params:
+        attribution=asdict(CONFIG.teacher.attribution),
+        sampled_calls=CONFIG.teacher.sampled_calls,
+        prompts_per_set=CONFIG.train.prompts_per_set,
+        code=code_hash(
+            "iapo.teacher", "iapo.teacher_cache", "iapo.attribution", "iapo.blocks",
+            "iapo.rollout", "iapo.env", "iapo.tools", "iapo.prompts",
+        ),
+    log:
+        logs("cache_teacher"),
+    threads: 1
+    script:
+        "../scripts/cache_teacher.py"

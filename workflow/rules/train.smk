@@ -1,0 +1,25 @@
+rule train_policy:
+    """One method, one seed, from the student's cold start. Resumes from its last checkpoint."""
+    input:
+        manifest=RESULTS / "data/manifest.json",
+        start=RESULTS / "models/student/cold/model.safetensors",
+        cache=lambda wildcards: teacher_cache(wildcards.method),
+    output:
+        RESULTS / "train/{method}/seed{seed}/model/model.safetensors",
+        metrics=RESULTS / "train/{method}/seed{seed}/metrics.csv",
+        record=RESULTS / "train/{method}/seed{seed}/model.run.json",
+    params:
+        settings=asdict(CONFIG.train),
+        alignment=lambda wildcards: (
+            [asdict(CONFIG.alignment), asdict(CONFIG.attribution)]
+            if teacher_cache(wildcards.method)
+            else None
+        ),
+        # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
+        work=lambda wildcards: str(RESULTS / f"train/{wildcards.method}/seed{wildcards.seed}/work"),
+        code=TRAINING_CODE,
+    log:
+        logs("train/{method}/seed{seed}"),
+    threads: 1
+    script:
+        "../scripts/train_policy.py"

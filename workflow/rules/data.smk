@@ -3,6 +3,7 @@ rule build_data:
     output:
         expand(str(RESULTS / "data/{split}/{test_set}.parquet"), split=["train", "dev", "test"], test_set=TEST_SETS),
         manifest=RESULTS / "data/manifest.json",
+        record=RESULTS / "data/manifest.run.json",
     params:
         settings=asdict(CONFIG.data),
         directory=str(RESULTS / "data"),

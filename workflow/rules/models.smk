@@ -3,7 +3,7 @@ rule cold_start:
     input:
         manifest=RESULTS / "data/manifest.json",
     output:
-        RESULTS / "models/{policy}/cold/model.safetensors",
+        weights=RESULTS / "models/{policy}/cold/model.safetensors",
         record=RESULTS / "models/{policy}/cold.run.json",
     params:
         settings=lambda wildcards: {

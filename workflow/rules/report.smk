@@ -8,6 +8,7 @@ rule make_table:
     output:
         csv=RESULTS / "tables/main.csv",
         markdown=RESULTS / "tables/main.md",
+        record=RESULTS / "tables/main.run.json",
     params:
         statistics=asdict(CONFIG.statistics),
         code=code_hash("benchmarks.records", "benchmarks.stats", "benchmarks.tables"),

@@ -4,11 +4,13 @@ rule train_teacher:
         manifest=RESULTS / "data/manifest.json",
         start=RESULTS / "models/teacher/cold/model.safetensors",
     output:
-        RESULTS / "teacher/model/model.safetensors",
+        weights=RESULTS / "teacher/model/model.safetensors",
         metrics=RESULTS / "teacher/metrics.csv",
         record=RESULTS / "teacher/model.run.json",
     params:
         settings=asdict(CONFIG.teacher.train),
+        method="vtool_r1",
+        of_teacher=True,
         seed=CONFIG.teacher.train_seed,
         work=str(RESULTS / "teacher/work"),
         code=TRAINING_CODE,
@@ -16,7 +18,7 @@ rule train_teacher:
         logs("train_teacher"),
     threads: 1
     script:
-        "../scripts/train_teacher.py"
+        "../scripts/train_policy.py"
 
 
 rule cache_teacher:

@@ -5,11 +5,14 @@ rule train_policy:
         start=RESULTS / "models/student/cold/model.safetensors",
         cache=lambda wildcards: teacher_cache(wildcards.method),
     output:
-        RESULTS / "train/{method}/seed{seed}/model/model.safetensors",
+        weights=RESULTS / "train/{method}/seed{seed}/model/model.safetensors",
         metrics=RESULTS / "train/{method}/seed{seed}/metrics.csv",
         record=RESULTS / "train/{method}/seed{seed}/model.run.json",
     params:
         settings=asdict(CONFIG.train),
+        method=lambda wildcards: wildcards.method,
+        of_teacher=False,
+        seed=lambda wildcards: int(wildcards.seed),
         alignment=lambda wildcards: (
             [asdict(CONFIG.alignment), asdict(CONFIG.attribution)]
             if teacher_cache(wildcards.method)

@@ -1,0 +1,42 @@
+# Two commands on a fresh machine: make table, make test. Each does its own set-up.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: table test smoke lint lock help
+help:
+	@echo "make table   results/table.csv with the default profile, mini"
+	@echo "make test    the test suite"
+	@echo "make smoke   every rule once, small"
+	@echo "make lint    ruff, mypy, import directions, snakefmt, snakemake --lint"
+	@echo "make lock    resolve requirements.lock again"
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"found Python {sys.version.split()[0]}, expected 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet uv
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+table: $(INSTALLED)
+	$(BIN)/snakemake --cores all results/table.csv
+
+test: $(INSTALLED)
+	$(BIN)/pytest
+
+smoke: $(INSTALLED)
+	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+# No addresses in the lock: pins and hashes only. The gpu extra is held to the same versions.
+lock: $(INSTALLED)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra gpu --python-version 3.11 --no-emit-index-url --no-header --quiet -o .venv/gpu.lock
+	$(BIN)/uv pip compile pyproject.toml --extra dev -c .venv/gpu.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock

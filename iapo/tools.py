@@ -1,7 +1,7 @@
 """The closed list of image tools: parse a model's text, validate the calls, apply them to a copy.
 
-The tools are ReFocus's twelve (arXiv 2501.05452) and its sub-figure mask. A call is data: Hermes JSON
-between ``<tool_call>`` tags, checked against the list. Nothing that a model writes is ever executed.
+The tools are ReFocus's (arXiv 2501.05452) and the sub-figure mask. A call is data: Hermes JSON between
+``<tool_call>`` tags, checked against the list. Nothing that a model writes is ever executed.
 """
 
 from __future__ import annotations
@@ -9,27 +9,28 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import reprlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image, ImageDraw
 
-from iapo.types import Box, Family, Figure, FigureKind, ParsedTurn, ToolCall, ToolResult
+from iapo.types import Box, Figure, FigureKind, ParsedTurn, ToolCall, ToolResult
 
-Mode = Literal["mask", "draw", "highlight"]
-"""How a tool draws the focus."""
+_FRAME_WIDTH = 5
+_FRAME_INSET = 2
+_HIGHLIGHT = (255, 0, 0, 50)
+_QUOTED = 80
+"""Longest piece of a model's text that an error repeats, characters."""
 
-_THING: Mapping[Family, str] = {
+_THING = {
     "columns": "columns of the table",
     "rows": "rows of the table",
     "x_values": "values on the x axis",
     "y_values": "values on the y axis",
     "subfigures": "sub-figures",
 }
-_EFFECT: Mapping[Mode, str] = {
+_EFFECT = {
     "mask": "Whites out the {} that are not listed",
     "draw": "Draws a red frame around the listed {}",
     "highlight": "Lays a translucent red over the listed {}",
@@ -41,33 +42,34 @@ class Tool:
     """One entry of the closed list."""
 
     name: str
-    """``focus_on_<family>_with_<mode>``."""
-    family: Family
-    mode: Mode
+    family: str
+    mode: str
     parameter: str
-    """Name of its one argument, a list of labels: ``<family>_to_focus_on``."""
+    """Name of its one argument, a list of labels."""
     description: str
-    """One sentence for the prompt."""
 
 
-def _tool(family: Family, mode: Mode) -> Tool:
+def _tool(family: str, mode: str) -> Tool:
     description = f"{_EFFECT[mode].format(_THING[family])} and returns the edited image."
-    name = f"focus_on_{family}_with_{mode}"
-    return Tool(name, family, mode, f"{family}_to_focus_on", description)
+    return Tool(
+        f"focus_on_{family}_with_{mode}", family, mode, f"{family}_to_focus_on", description
+    )
 
 
-def _closed_list() -> Iterator[Tool]:
-    for family in _THING:
-        # CharXiv's sub-figures can only be masked.
-        yield from (_tool(family, mode) for mode in _EFFECT if (family, mode) not in _MISSING)
+TOOLS: Mapping[str, Tool] = {
+    tool.name: tool
+    for tool in [
+        *(
+            _tool(family, mode)
+            for family in ("columns", "rows", "x_values", "y_values")
+            for mode in ("mask", "draw", "highlight")
+        ),
+        _tool("subfigures", "mask"),
+    ]
+}
+"""Name → tool: the twelve of ReFocus and the sub-figure mask."""
 
-
-_MISSING: set[tuple[Family, Mode]] = {("subfigures", "draw"), ("subfigures", "highlight")}
-
-TOOLS: Mapping[str, Tool] = MappingProxyType({tool.name: tool for tool in _closed_list()})
-"""Name → tool: the twelve of ReFocus and the sub-figure mask. Read-only."""
-
-_FAMILIES: Mapping[FigureKind, tuple[Family, ...]] = {
+_FAMILIES: Mapping[FigureKind, tuple[str, ...]] = {
     "h_bar": ("x_values", "y_values"),
     "v_bar": ("x_values", "y_values"),
     "table": ("columns", "rows"),
@@ -76,17 +78,12 @@ _FAMILIES: Mapping[FigureKind, tuple[Family, ...]] = {
 
 
 def tools_for(kind: FigureKind) -> tuple[Tool, ...]:
-    """The tools that a figure of this kind is offered: chart tools for charts, and so on."""
+    """The tools that a figure of this kind is offered: charts get chart tools, tables table tools."""
     return tuple(tool for tool in TOOLS.values() if tool.family in _FAMILIES[kind])
 
 
-_OPENING, _CLOSING = "<tool_call>", "</tool_call>"
-_SPACE = re.compile(r"\s*")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
-
-
-class _CallError(ValueError):
-    """A malformed call; the text is what the model reads."""
+_OPENING = "<tool_call>"
+_TAG = re.compile(r"</?tool_call>")
 
 
 def parse_turn(text: str) -> ParsedTurn:
@@ -99,105 +96,183 @@ def parse_turn(text: str) -> ParsedTurn:
         Every call in order and no error; or no call and the first error. A turn without
         ``<tool_call>`` has neither.
     """
+    calls: list[ToolCall] = []
     try:
-        return ParsedTurn([_validated(value) for value in _json_values(text)], None)
+        for block in _blocks(text):
+            calls.append(_validated(_decoded(block)))
     except _CallError as error:
         return ParsedTurn([], str(error))
+    return ParsedTurn(calls, None)
 
 
-def _json_values(text: str) -> Iterator[Any]:
-    """The JSON value of every ``<tool_call>`` block, read once from left to right."""
-    opening = text.find(_OPENING)
-    while opening != -1:
-        start = _after_space(text, opening + len(_OPENING))
-        value, end = _decoded(text, start)
-        closing = _after_space(text, end)
-        if not text.startswith(_CLOSING, closing):
-            raise _CallError(
-                f"found {_piece(text, closing)} after a tool call's JSON; expected {_CLOSING}"
-            )
-        yield value
-        opening = text.find(_OPENING, closing)
+class _CallError(ValueError):
+    """A malformed call; the text is what the model reads."""
 
 
-def _after_space(text: str, start: int) -> int:
-    space = _SPACE.match(text, start)
-    return space.end() if space else start
+def _blocks(text: str) -> Iterable[str]:
+    """The texts between paired tags."""
+    start: int | None = None
+    for tag in _TAG.finditer(text):
+        if tag.group() == _OPENING:
+            if start is not None:
+                raise _CallError("found <tool_call> inside a tool call; expected </tool_call> first")
+            start = tag.end()
+        elif start is not None:
+            yield text[start : tag.start()]
+            start = None
+    if start is not None:
+        raise _CallError("found <tool_call> without </tool_call>; close every call")
 
 
-def _decoded(text: str, start: int) -> tuple[Any, int]:
+def _decoded(block: str) -> Any:
     try:
-        # Decoding in place finds the end of the JSON itself: a label may hold the tags' own text.
-        return _DECODER.raw_decode(text, start)
+        return json.loads(block, object_pairs_hook=_unique)
     except _CallError:
         raise
     except (ValueError, RecursionError):
-        found = f"found {_piece(text, start)} in a tool call"
-    raise _CallError(f'{found}; expected JSON: {{"name": ..., "arguments": {{...}}}}')
+        raise _CallError(
+            f"found {_quote(block)} in a tool call; expected JSON with name and arguments"
+        ) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        raise _CallError(f"found a key twice among {_quote(list(value))}; expected each key once")
-    return value
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise _CallError("found a key twice in a tool call; expected each once")
+    return dict(pairs)
 
 
 def _validated(value: Any) -> ToolCall:
     if not isinstance(value, dict) or value.keys() != {"name", "arguments"}:
-        raise _CallError(
-            f"found {_quote(value)}; expected an object with just the keys name and arguments"
-        )
+        raise _CallError(f"found {_quote(value)}; expected an object with name and arguments")
     name, arguments = value["name"], value["arguments"]
     tool = TOOLS.get(name) if isinstance(name, str) else None
     if tool is None:
-        raise _CallError(
-            f"found tool {_quote(name)}; expected the name of a listed tool{_nearest(name, TOOLS)}"
-        )
+        raise _CallError(f"found tool {_quote(name)}{_nearest(name, TOOLS)}; no such tool")
     if not isinstance(arguments, dict) or arguments.keys() != {tool.parameter}:
-        raise _CallError(
-            f"found arguments {_quote(arguments)}; {name} takes just {tool.parameter}"
-        )
-    return ToolCall(tool.name, tuple(_labels(tool, arguments[tool.parameter])))
-
-
-def _labels(tool: Tool, value: Any) -> Iterator[str]:
-    if not isinstance(value, list):
-        raise _CallError(f"found {_quote(value)}; {tool.parameter} is a list of strings")
-    for label in value:
-        # A lone surrogate can be escaped in JSON, but no file or key can store it.
-        if not isinstance(label, str) or _SURROGATE.search(label):
-            raise _CallError(
-                f"found {_quote(label)} in {tool.parameter}; expected a list of strings"
-            )
-        yield label
-
-
-_QUOTED = 80
-"""Longest piece of a model's or a figure's text that an error repeats, characters."""
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring = 3, _QUOTED
+        raise _CallError(f"found arguments {_quote(arguments)}; {name} takes {tool.parameter}")
+    labels = arguments[tool.parameter]
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise _CallError(f"found {_quote(labels)}; {tool.parameter} is a list of strings")
+    return ToolCall(tool.name, tuple(labels))
 
 
 def _quote(value: Any) -> str:
-    """A value on one short line. Bounded in depth: the JSON may be as deep as the stack."""
-    return _shortened(_BRIEF.repr(value), _QUOTED)
-
-
-def _piece(text: str, start: int) -> str:
-    piece = text[start : start + _QUOTED + 1]
-    return _shortened(repr(piece), _QUOTED) if piece else "the end of the text"
-
-
-def _shortened(text: str, longest: int) -> str:
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    text = value if isinstance(value, str) else repr(value)
+    text = text.encode("utf-8", "replace").decode()
+    return repr(text if len(text) <= _QUOTED else text[:_QUOTED] + "…")
 
 
 def _nearest(word: Any, known: Iterable[str]) -> str:
-    # difflib is quadratic in the length of a model's text, so only label-sized pieces are compared.
-    pieces = {label[:_QUOTED]: label for label in known}
-    near = difflib.get_close_matches(str(word)[:_QUOTED], pieces, n=1) if word else []
-    return f" (nearest: {_quote(pieces[near[0]])})" if near else ""
+    # difflib is quadratic in the length of a model's text, so only a name-sized piece is compared.
+    near = difflib.get_close_matches(str(word)[:_QUOTED], list(known), n=1)
+    return f" (nearest: {near[0]!r})" if near else ""
+
+
+def canonical(call: ToolCall) -> str:
+    """One text for calls with the same effect: focusing is on a set, so labels are sorted and unique."""
+    labels = sorted(set(call.labels))
+    return json.dumps(
+        {"name": call.name, "arguments": {f"{call.family}_to_focus_on": labels}},
+        ensure_ascii=False,
+    )
+
+
+def render_call(call: ToolCall) -> str:
+    """The call as a model writes it; :func:`parse_turn` reads it back."""
+    body = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
+    return f"{_OPENING}{body}</tool_call>"
+
+
+def is_noop(figure: Figure, call: ToolCall) -> bool:
+    """Whether the call leaves this figure as it is: nothing listed, or nothing left to mask."""
+    labels = figure.boxes.get(call.family, {})  # type: ignore[call-overload]
+    return not call.labels or (call.mode == "mask" and set(labels) <= set(call.labels))
+
+
+def apply(image: Image.Image, figure: Figure, calls: Sequence[ToolCall]) -> ToolResult:
+    """Apply calls in order, each to the result of the one before.
+
+    Args:
+        image: the figure; left as it is.
+        figure: its labels and boxes in pixels of ``image``.
+        calls: well-formed calls.
+
+    Returns:
+        The edited copy (RGB); or, where a call does not fit the figure, the original and the error.
+    """
+    edited = image.convert("RGB")
+    if edited is image:
+        edited = image.copy()
+    for call in calls:
+        error = _misfit(figure, call)
+        if error is not None:
+            return ToolResult(image, error)
+        if not is_noop(figure, call):
+            edited = _focus(edited, figure, call)
+    return ToolResult(edited, None)
+
+
+def _misfit(figure: Figure, call: ToolCall) -> str | None:
+    boxes = figure.boxes.get(call.family)  # type: ignore[call-overload]
+    if not boxes:
+        has = ", ".join(family for family, labels in figure.boxes.items() if labels) or "none"
+        return f"this figure has no {call.family}; it has {has}"
+    unknown = next((label for label in call.labels if label not in boxes), None)
+    if unknown is None:
+        return None
+    known = ", ".join(list(boxes)[:10])
+    return f"no {call.family} {_quote(unknown)}{_nearest(unknown, boxes)}; it has {known}"
+
+
+def _focus(image: Image.Image, figure: Figure, call: ToolCall) -> Image.Image:
+    boxes: Mapping[str, Box] = figure.boxes[call.family]  # type: ignore[index]
+    listed = [box for label, box in boxes.items() if label in call.labels]
+    if call.mode == "mask":
+        others = [box for label, box in boxes.items() if label not in call.labels]
+        return _masked(image, others, keep=listed)
+    if call.mode == "draw":
+        return _framed(image, listed)
+    return _highlighted(image, listed)
+
+
+def _masked(image: Image.Image, boxes: Sequence[Box], keep: Sequence[Box]) -> Image.Image:
+    """White boxes; where boxes overlap, what is in focus stays visible."""
+    masked = image.copy()
+    draw = ImageDraw.Draw(masked)
+    for box in boxes:
+        draw.rectangle(_inclusive(box), fill="white")
+    for box in keep:
+        area = _clipped(box, image)
+        if area is not None:
+            masked.paste(image.crop(area), area[:2])
+    return masked
+
+
+def _framed(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    framed = image.copy()
+    draw = ImageDraw.Draw(framed)
+    for left, top, right, bottom in boxes:
+        outline = (left + _FRAME_INSET, top + _FRAME_INSET, right - _FRAME_INSET, bottom - _FRAME_INSET)
+        if outline[2] > outline[0] and outline[3] > outline[1]:
+            draw.rectangle(_inclusive(outline), outline="red", width=_FRAME_WIDTH)
+    return framed
+
+
+def _highlighted(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    overlay = Image.new("RGBA", image.size, (0, 0, 0, 0))
+    draw = ImageDraw.Draw(overlay)
+    for box in boxes:
+        draw.rectangle(_inclusive(box), fill=_HIGHLIGHT)
+    return Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")
+
+
+def _inclusive(box: Box) -> Box:
+    """PIL's rectangles include their right and bottom edges."""
+    left, top, right, bottom = box
+    return (left, top, max(left, right - 1), max(top, bottom - 1))
+
+
+def _clipped(box: Box, image: Image.Image) -> Box | None:
+    left, top = max(0, box[0]), max(0, box[1])
+    right, bottom = min(image.width, box[2]), min(image.height, box[3])
+    return (left, top, right, bottom) if right > left and bottom > top else None

@@ -6,7 +6,5 @@ To add one, write a file with a :class:`iapo.methods.Method` and name it in :dat
 from baselines import iapo_alignment, vtool_r1
 from iapo.methods import Method
 
-METHODS: dict[str, Method] = {
-    method.name: method for method in (vtool_r1.METHOD, iapo_alignment.METHOD)
-}
+METHODS: dict[str, Method] = {method.name: method for method in (vtool_r1.METHOD, iapo_alignment.METHOD)}
 """Name → method, in the order of the tables."""

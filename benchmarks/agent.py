@@ -102,8 +102,7 @@ def transcript(rollout: Rollout) -> list[str]:
     """The assistant's turns and the tools' answers in order; an image is written ``<image>``."""
     texts = iter(rollout.texts)
     return [
-        next(texts) if message["role"] == "assistant" else _shown(message["content"])
-        for message in rollout.messages
+        next(texts) if message["role"] == "assistant" else _shown(message["content"]) for message in rollout.messages
     ]
 
 

@@ -18,9 +18,7 @@ def task_name(test_set: str) -> str:
     return f"iapo_{test_set}"
 
 
-def evaluate(
-    agent: lmms, examples_of: dict[str, Path], *, method: str, seed: int
-) -> list[dict[str, Any]]:
+def evaluate(agent: lmms, examples_of: dict[str, Path], *, method: str, seed: int) -> list[dict[str, Any]]:
     """Score one policy on some sets.
 
     Args:

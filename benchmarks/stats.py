@@ -88,9 +88,7 @@ def paired_difference(
         ValueError: for different items or missing scores.
     """
     shared = None if clusters is None else {"": clusters}
-    return macro_paired_difference(
-        {"": a}, {"": b}, clusters=shared, level=level, seed=seed, draws=draws
-    )
+    return macro_paired_difference({"": a}, {"": b}, clusters=shared, level=level, seed=seed, draws=draws)
 
 
 def macro_paired_difference(
@@ -152,13 +150,8 @@ def macro_average(
         draws: resamples.
     """
     nothing = {name: np.zeros((1, np.shape(values)[1])) for name, values in scores.items()}
-    result = macro_paired_difference(
-        scores, nothing, clusters=clusters, level=level, seed=seed, draws=draws
-    )
-    squared = [
-        _scores(values, name).mean(0).var(ddof=1) / np.shape(values)[1]
-        for name, values in scores.items()
-    ]
+    result = macro_paired_difference(scores, nothing, clusters=clusters, level=level, seed=seed, draws=draws)
+    squared = [_scores(values, name).mean(0).var(ddof=1) / np.shape(values)[1] for name, values in scores.items()]
     error = math.sqrt(sum(squared)) / len(squared)
     return MacroAverage(result.delta, max(0.0, result.low), min(1.0, result.high), error)
 
@@ -179,15 +172,15 @@ def _per_seed(pairs: Mapping[str, tuple[Scores, Scores]], side: int) -> Scores:
     return np.asarray(means, dtype=np.float64)
 
 
-def _item_noise(
-    items: Scores, clusters: Sequence[object] | None, rng: np.random.Generator, draws: int
-) -> Scores:
+def _item_noise(items: Scores, clusters: Sequence[object] | None, rng: np.random.Generator, draws: int) -> Scores:
     """Bootstrap deviations of the mean over items, [draws]; clusters are drawn whole."""
     if clusters is None:
-        sums, sizes = items, np.ones_like(items)
+        sums: Scores = items
+        sizes: Scores = np.ones_like(items)
     else:
         _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-        sums, sizes = np.bincount(index, items), np.bincount(index).astype(np.float64)
+        sums = np.bincount(index, items).astype(np.float64)
+        sizes = np.bincount(index).astype(np.float64)
     n = len(sums)
     means = []
     for start in range(0, draws, _ROWS_AT_ONCE):

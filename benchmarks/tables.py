@@ -44,9 +44,7 @@ def main_table(records: pd.DataFrame, config: StatisticsConfig, profile: str) ->
     return table
 
 
-def _cell(
-    rows: pd.DataFrame, records: pd.DataFrame, test_set: str, config: StatisticsConfig
-) -> Row:
+def _cell(rows: pd.DataFrame, records: pd.DataFrame, test_set: str, config: StatisticsConfig) -> Row:
     here = rows[rows["test_set"] == test_set]
     scores = _scores(here)
     accuracy = float(scores.mean())
@@ -65,9 +63,7 @@ def _cell(
     }
 
 
-def _average(
-    rows: pd.DataFrame, records: pd.DataFrame, sets: Sequence[str], config: StatisticsConfig
-) -> Row:
+def _average(rows: pd.DataFrame, records: pd.DataFrame, sets: Sequence[str], config: StatisticsConfig) -> Row:
     by_set = {name: rows[rows["test_set"] == name] for name in sets}
     scores = {name: _scores(here) for name, here in by_set.items()}
     average = macro_average(
@@ -90,9 +86,7 @@ def _average(
     }
 
 
-def _difference(
-    rows: pd.DataFrame, records: pd.DataFrame, sets: Sequence[str], config: StatisticsConfig
-) -> Row:
+def _difference(rows: pd.DataFrame, records: pd.DataFrame, sets: Sequence[str], config: StatisticsConfig) -> Row:
     """The columns ``delta_*`` over one set or several."""
     reference = config.reference_method
     names = (f"delta_vs_{reference}", "delta_low", "delta_high")
@@ -168,13 +162,13 @@ def table_markdown(table: pd.DataFrame, config: Config, *, folder: Path) -> str:
 
 def _shown(rows: pd.DataFrame, config: Config) -> Row:
     by_set = rows.set_index("test_set")
-    average = by_set.loc[AVERAGE]
+    average = by_set.loc[AVERAGE].to_dict()
     delta = average[f"delta_vs_{config.statistics.reference_method}"]
     difference = (
         "–"
         if np.isnan(delta)
         else f"{100 * delta:+.1f} [{100 * average['delta_low']:+.1f}, {100 * average['delta_high']:+.1f}] "
-        + _verdict(average["delta_low"], average["delta_high"])
+        + _verdict(float(average["delta_low"]), float(average["delta_high"]))
     )
     return {
         "method": average["method"],
@@ -199,7 +193,7 @@ def _notes(table: pd.DataFrame, config: Config) -> list[str]:
     notes = []
     for method in config.methods:
         found = table.loc[table["method"] == method, "n_seeds"].max()
-        if not found == len(config.seeds):
+        if found != len(config.seeds):
             notes.append(f"**{method} has {found} of {len(config.seeds)} configured seeds.**")
     if config.statistics.reference_method not in set(table["method"]):
         notes.append(f"**{config.statistics.reference_method} was not run: no differences.**")

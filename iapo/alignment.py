@@ -53,9 +53,7 @@ def divergence(p: Tensor, q: Tensor, kind: Divergence) -> Tensor:
         return _kl(p, q)
     if kind == "kl_teacher_student":
         return _kl(q, p)
-    raise ValueError(
-        f"found divergence {kind!r}; expected js, kl_student_teacher or kl_teacher_student"
-    )
+    raise ValueError(f"found divergence {kind!r}; expected js, kl_student_teacher or kl_teacher_student")
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:

@@ -88,9 +88,7 @@ def _folded(text: str) -> str:
     return folded.rstrip(".,;:!?").strip() or folded
 
 
-def _same_sets(
-    predicted: list[str], golds: list[str], same: Callable[[str, str], bool]
-) -> bool:
+def _same_sets(predicted: list[str], golds: list[str], same: Callable[[str, str], bool]) -> bool:
     nothing_extra = all(any(same(p, g) for g in golds) for p in predicted)
     nothing_missing = all(any(same(p, g) for p in predicted) for g in golds)
     return nothing_extra and nothing_missing

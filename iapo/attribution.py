@@ -50,9 +50,7 @@ class _Path:
         )
 
 
-def attribute(
-    model: Any, batch: Mapping[str, Tensor], *, config: AttributionConfig
-) -> BlockAttribution:
+def attribute(model: Any, batch: Mapping[str, Tensor], *, config: AttributionConfig) -> BlockAttribution:
     """Attribute each row's target tokens to the blocks of its prompt.
 
     Args:
@@ -86,9 +84,7 @@ def attribute(
     )
 
 
-def _integrate(
-    model: Any, path: _Path, delta: Tensor, config: AttributionConfig
-) -> tuple[Tensor, Tensor]:
+def _integrate(model: Any, path: _Path, delta: Tensor, config: AttributionConfig) -> tuple[Tensor, Tensor]:
     """Token attributions [B, L] and residuals [B]; rows that fail completeness get three times the points."""
     points = config.points
     total = _sum_over_points(model, path, _midpoints(points), config)
@@ -111,9 +107,7 @@ def _residual(tokens_BL: Tensor, delta: Tensor) -> Tensor:
     return (tokens_BL.sum(1) - delta).abs() / delta.abs().clamp(min=_LEAST_DELTA)
 
 
-def _sum_over_points(
-    model: Any, path: _Path, alphas: Tensor, config: AttributionConfig
-) -> Tensor:
+def _sum_over_points(model: Any, path: _Path, alphas: Tensor, config: AttributionConfig) -> Tensor:
     """Σ over points of gradient · difference, per token: [B, L] float64."""
     B, L, _ = path.inputs_BLD.shape
     total = torch.zeros(B, L, dtype=torch.float64, device=path.inputs_BLD.device)
@@ -137,9 +131,7 @@ def _gradient_dot_difference(model: Any, path: _Path, alphas_A: Tensor) -> Tenso
         path.target_BL.repeat(A, 1),
     )
     # Gradients at the embeddings alone: parameters' .grad stays untouched.
-    (gradient,) = torch.autograd.grad(
-        _target_log_probability(model, repeated, moved).sum(), moved
-    )
+    (gradient,) = torch.autograd.grad(_target_log_probability(model, repeated, moved).sum(), moved)
     product = (gradient.unflatten(0, (A, -1)).double() * path.difference_BLD.double()).sum(-1)
     return product.sum(0)
 
@@ -175,9 +167,7 @@ def _path(model: Any, batch: Mapping[str, Tensor]) -> _Path:
     baseline = embed(torch.full_like(ids, _pad_token(model))).float()
     grid = batch.get("image_grid_thw")
     if batch.get("pixel_values") is not None:
-        images = model.model.get_image_features(
-            batch["pixel_values"], grid, return_dict=True
-        ).pooler_output
+        images = model.model.get_image_features(batch["pixel_values"], grid, return_dict=True).pooler_output
         is_image = (ids == model.config.image_token_id)[..., None]
         _check_image_tokens(int(is_image.sum()), sum(len(image) for image in images))
         means = [image.mean(0, keepdim=True).expand_as(image) for image in images]

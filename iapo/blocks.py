@@ -86,9 +86,7 @@ def _block_at(position: int, spans: Sequence[Span]) -> int:
     return next((block for start, end, block in spans if start <= position < end), NO_BLOCK)
 
 
-def _expand_images(
-    compact: Sequence[tuple[int, int]], input_ids: Sequence[int], image_id: int
-) -> list[int]:
+def _expand_images(compact: Sequence[tuple[int, int]], input_ids: Sequence[int], image_id: int) -> list[int]:
     """Repeat each placeholder's block over the image tokens that the processor put in its place."""
     blocks: list[int] = []
     for token, block in compact:

@@ -21,6 +21,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_callback import PrinterCallback
 
 from iapo.config import ColdStartConfig
 from iapo.data.figures import cell
@@ -137,7 +138,7 @@ def _run_stage(
             train_dataset=dataset,
             data_collator=collator,
         )
-        trainer.pop_callback("PrinterCallback")
+        trainer.pop_callback(PrinterCallback)
         trainer.add_callback(_ProgressCallback(progress))
         trainer.train()
 
@@ -163,9 +164,7 @@ class GlyphReader(nn.Module):
         self.visual = model.model.visual
         self.lm_head = model.lm_head
 
-    def forward(
-        self, pixel_values: Tensor, image_grid_thw: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, pixel_values: Tensor, image_grid_thw: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of the words. ``pixel_values`` [4·B, patch], ``image_grid_thw`` [B, 3], ``labels`` [B]."""
         tokens = self.visual(pixel_values, grid_thw=image_grid_thw).pooler_output
         return {"loss": nn.functional.cross_entropy(self.lm_head(tokens), labels)}
@@ -176,7 +175,7 @@ def _draw_glyph(index: int, seed: int) -> tuple[Any, str]:
     rng = random.Random(f"glyph/{seed}/{index}")
     vocabulary = words()
     numbers = [word for word in vocabulary if word.isdigit() and len(word) == 2]
-    names = [word for word in vocabulary if word.istitle() or len(word) == 4 and word.isdigit()]
+    names = [word for word in vocabulary if word.istitle() or (len(word) == 4 and word.isdigit())]
     word = rng.choice(numbers) if rng.random() < 0.65 else rng.choice(names)
     image = cell(word, None, rng.choice(TEST_SETS))
     mode = rng.choice(["mask", "draw", "highlight"])
@@ -208,7 +207,9 @@ def collate(items: list[Demonstration], processor: Any) -> dict[str, Tensor]:
     """
     texts = [
         processor.apply_chat_template(
-            item.messages, tools=list(tool_schemas(item.kind)) if item.kind else None, tokenize=False
+            item.messages,
+            tools=list(tool_schemas(item.kind)) if item.kind else None,
+            tokenize=False,
         )
         for item in items
     ]
@@ -227,9 +228,7 @@ def collate(items: list[Demonstration], processor: Any) -> dict[str, Tensor]:
 
 def assistant_labels(input_ids: Tensor, tokenizer: Any) -> Tensor:
     """``input_ids`` [B, L] where the assistant speaks (end of turn included), -100 elsewhere."""
-    start, end, assistant = tokenizer.convert_tokens_to_ids(
-        ["<|im_start|>", "<|im_end|>", "assistant"]
-    )
+    start, end, assistant = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>", "assistant"])
     labels = torch.full_like(input_ids, _IGNORED)
     for row, ids in enumerate(input_ids.tolist()):
         speaking = False

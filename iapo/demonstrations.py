@@ -74,9 +74,7 @@ class Demonstrator:
         if not families:
             return _direct(source)
         example = _ask_for(source, rng.choice(_labels(source)))
-        return _with_tool_turn(
-            example, self._tool_call(example, rng.choice(sorted(families)), rng), rng
-        )
+        return _with_tool_turn(example, self._tool_call(example, rng.choice(sorted(families)), rng), rng)
 
     def _tool_call(self, example: Example, family: str, rng: random.Random) -> ToolCall:
         modes = [mode for mode in MODES if f"focus_on_{family}_with_{mode}" in TOOLS]

@@ -86,16 +86,12 @@ def _tool_method(tool: Tool) -> Callable[..., list[dict[str, Any]]]:
 
     focus.__name__ = tool.name
     focus.__qualname__ = f"FigureEnvironment.{tool.name}"
-    focus.__doc__ = (
-        f"{tool.description}\n\nArgs:\n    {tool.parameter}: The labels to focus on.\n"
-    )
+    focus.__doc__ = f"{tool.description}\n\nArgs:\n    {tool.parameter}: The labels to focus on.\n"
     focus.__annotations__ = {tool.parameter: list[str], "return": list}
     focus.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
         [
             inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            inspect.Parameter(
-                tool.parameter, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=list[str]
-            ),
+            inspect.Parameter(tool.parameter, inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=list[str]),
         ],
         return_annotation=list,
     )
@@ -126,9 +122,7 @@ def tool_schemas(kind: FigureKind) -> tuple[dict[str, Any], ...]:
     return tuple(get_json_schema(getattr(environment, name)) for name in names)
 
 
-def answer_tool_calls(
-    environment: FigureEnvironment, tool_calls: Sequence[dict[str, Any]]
-) -> list[Message]:
+def answer_tool_calls(environment: FigureEnvironment, tool_calls: Sequence[dict[str, Any]]) -> list[Message]:
     """Carry out one turn's calls and return the tool messages, worded as TRL's training loop words them.
 
     Args:

@@ -41,7 +41,7 @@ def build_model(config: ModelConfig, *, seed: int) -> tuple[Qwen2_5_VLForConditi
                 "pad_token_id": pad,
             },
             vision_config=_vision_config(config),
-            initializer_range=config.initializer_range,
+            initializer_range=config.initializer_range,  # type: ignore[call-arg]
             image_token_id=token_id("<|image_pad|>"),
             video_token_id=token_id("<|video_pad|>"),
             vision_start_token_id=token_id("<|vision_start|>"),
@@ -69,8 +69,7 @@ def _text_config(config: ModelConfig) -> dict[str, Any]:
             "rope_type": "default",
             "rope_theta": 1000.0,
             # Time, height and width share the head's rotary pairs; they must add up to half a head.
-            "mrope_section": [half_head - 2 * ((half_head - third) // 2)]
-            + [(half_head - third) // 2] * 2,
+            "mrope_section": [half_head - 2 * ((half_head - third) // 2)] + [(half_head - third) // 2] * 2,
         },
         "tie_word_embeddings": True,
     }
@@ -92,9 +91,7 @@ def _vision_config(config: ModelConfig) -> dict[str, Any]:
     }
 
 
-def load_model(
-    directory: Path, *, device: str = "cpu"
-) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
+def load_model(directory: Path, *, device: str = "cpu") -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
     """A saved model in eval mode and its processor, left-padded.
 
     Args:
@@ -105,10 +102,11 @@ def load_model(
     processor = AutoProcessor.from_pretrained(directory, padding_side="left")
     if getattr(processor.tokenizer, "response_template", None) is None:
         set_response_template(processor.tokenizer)
-    return model.to(device).eval(), processor
+    model.eval()
+    return model.to(device), processor  # type: ignore[arg-type]
 
 
-def save_model(model: Qwen2_5_VLForConditionalGeneration, processor: Any, directory: Path) -> None:
+def save_model(model: Any, processor: Any, directory: Path) -> None:
     """Write both as one pretrained directory, whole or not at all."""
     with atomic_directory(directory) as partial:
         model.save_pretrained(partial)

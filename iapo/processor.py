@@ -15,8 +15,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLProcessor,
     Qwen2VLImageProcessor,
-    Qwen2VLVideoProcessor,
 )
+from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from trl.chat_template_utils import qwen3_template
 
 from iapo.data.vocabulary import words
@@ -72,16 +72,12 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         A fast tokenizer, left-padded, whose decoder restores a tool call's JSON to the letter.
     """
     pieces = _vocabulary()
-    tokenizer = Tokenizer(
-        models.WordLevel({w: i for i, w in enumerate(["<unk>", *pieces])}, unk_token="<unk>")
-    )
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<unk>", *pieces])}, unk_token="<unk>"))
     longest_first = sorted(pieces, key=len, reverse=True)
     pattern = Regex("|".join(map(_piece_pattern, longest_first)))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, "removed", invert=True)
     tokenizer.decoder = decoders.Fuse()
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in _SPECIAL]
-    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
     tokenizer.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in _TAGS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

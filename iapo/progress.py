@@ -58,9 +58,7 @@ class Progress:
         each = (now - self._began) / max(1, self._done - self._start)
         left = each * (self._total - self._done)
         shown = "".join(f", {name} {value:.3g}" for name, value in figures.items())
-        self._print(
-            f"{self._unit} {self._done}/{self._total}, {each:.2g} s each, {duration(left)} left{shown}"
-        )
+        self._print(f"{self._unit} {self._done}/{self._total}, {each:.2g} s each, {duration(left)} left{shown}")
 
     def __exit__(
         self,

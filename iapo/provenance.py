@@ -26,9 +26,19 @@ from typing import Any, TextIO
 from iapo.config import Config, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
-_PACKAGES = (
-    "torch transformers trl lmms-eval snakemake datasets accelerate numpy pandas pyarrow pillow".split()
-)
+_PACKAGES = [
+    "torch",
+    "transformers",
+    "trl",
+    "lmms-eval",
+    "snakemake",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pillow",
+]
 
 
 @contextmanager
@@ -104,11 +114,7 @@ def _meaning(path: Path) -> bytes:
 
 
 def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 @contextmanager
@@ -133,9 +139,7 @@ class Job:
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
-    def write_record(
-        self, path: Path, *, inputs: Mapping[str, Path], seeds: Mapping[str, int], **facts: Any
-    ) -> None:
+    def write_record(self, path: Path, *, inputs: Mapping[str, Path], seeds: Mapping[str, int], **facts: Any) -> None:
         """Write the run record of an artefact.
 
         Args:
@@ -150,10 +154,7 @@ class Job:
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             **_code_state(),
             "command": sys.argv,
-            "inputs": {
-                name: {"path": str(file), "sha256": sha256_file(file)}
-                for name, file in inputs.items()
-            },
+            "inputs": {name: {"path": str(file), "sha256": sha256_file(file)} for name, file in inputs.items()},
             "seeds": dict(seeds),
             "facts": facts,
             "threads": self._threads,
@@ -188,7 +189,7 @@ def _tee(log: TextIO) -> Iterator[None]:
     """Copy what is printed to the log; an uncaught exception is printed by Python, so it is there too."""
     terminal = sys.stderr
     both = _Both(terminal, log)
-    with contextlib.redirect_stdout(both), contextlib.redirect_stderr(both):  # type: ignore[type-var]
+    with contextlib.redirect_stdout(both), contextlib.redirect_stderr(both):
         try:
             yield
         except BaseException:
@@ -227,9 +228,7 @@ def _code_state() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        result = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True
-        )
+        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return result.stdout.strip()
@@ -253,9 +252,7 @@ def _hardware() -> dict[str, Any]:
     }
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
-        facts["gpus"] = [
-            torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())
-        ]
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return facts
 
 

@@ -104,9 +104,7 @@ def _penalties(
     teacher: Sequence[BlockSums | None],
     config: AlignmentConfig,
 ) -> list[float | None]:
-    known = [
-        i for i, (s, t) in enumerate(zip(student, teacher, strict=True)) if s is not None and t is not None
-    ]
+    known = [i for i, (s, t) in enumerate(zip(student, teacher, strict=True)) if s is not None and t is not None]
     penalties: list[float | None] = [None] * len(student)
     if known:
         p = distribution(torch.tensor([student[i] for i in known]), config.smoothing)
@@ -116,9 +114,7 @@ def _penalties(
     return penalties
 
 
-def _settled(
-    penalty: float | None, missing_call: bool, group: Sequence[float], config: AlignmentConfig
-) -> float:
+def _settled(penalty: float | None, missing_call: bool, group: Sequence[float], config: AlignmentConfig) -> float:
     if penalty is not None:
         return penalty
     if not missing_call or not group:

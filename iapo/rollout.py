@@ -61,9 +61,7 @@ def encode_prompt(processor: Any, messages: Sequence[Message], kind: FigureKind)
         return_dict=True,
         return_tensors="pt",
     )
-    return EncodedPrompt(
-        encoded["input_ids"][0].tolist(), encoded["pixel_values"], encoded["image_grid_thw"]
-    )
+    return EncodedPrompt(encoded["input_ids"][0].tolist(), encoded["pixel_values"], encoded["image_grid_thw"])
 
 
 @torch.no_grad()
@@ -112,9 +110,7 @@ def _until_end(turn: list[int], end: int) -> list[int]:
     return turn[: turn.index(end) + 1] if end in turn else turn
 
 
-def roll_out(
-    model: Any, processor: Any, examples: Sequence[Example], *, turn_tokens: int
-) -> list[Rollout]:
+def roll_out(model: Any, processor: Any, examples: Sequence[Example], *, turn_tokens: int) -> list[Rollout]:
     """Answer questions greedily in one batch, with at most one tool turn each.
 
     Args:
@@ -132,16 +128,12 @@ def roll_out(
     environments = [_started(example, image) for example, image in zip(examples, images, strict=True)]
     conversations = [
         _first_turn(processor, example, prompt, turn, environment)
-        for example, prompt, turn, environment in zip(
-            examples, prompts, first, environments, strict=True
-        )
+        for example, prompt, turn, environment in zip(examples, prompts, first, environments, strict=True)
     ]
     waiting = [i for i, messages in enumerate(conversations) if len(messages) > 1]
     second: dict[int, list[int]] = {}
     if waiting:
-        continued = [
-            _continue(processor, prompts[i], first[i], conversations[i][1:]) for i in waiting
-        ]
+        continued = [_continue(processor, prompts[i], first[i], conversations[i][1:]) for i in waiting]
         turns = generate_turn(model, processor, continued, most_tokens=turn_tokens)
         second = dict(zip(waiting, turns, strict=True))
     return [
@@ -207,9 +199,7 @@ def tool_suffix_ids(processor: Any, tool_messages: Sequence[Message]) -> list[in
     answers = prepare_multimodal_messages(list(tool_messages))
 
     def ids(messages: list[Message], more: bool) -> list[int]:
-        encoded = processor.apply_chat_template(
-            [messages], add_generation_prompt=more, tokenize=True, return_dict=True
-        )
+        encoded = processor.apply_chat_template([messages], add_generation_prompt=more, tokenize=True, return_dict=True)
         return list(encoded["input_ids"][0])
 
     prefix = ids(opening, False)

@@ -8,7 +8,7 @@ teacher's greedy call.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,7 +27,7 @@ from iapo.types import Example, ToolCall
 _PROMPTS_TOGETHER = 16
 _CALL_TOKENS = 24
 
-Candidate = tuple[ToolCall, str, str]
+Candidate = tuple[ToolCall, str, Literal["sampled", "enumerated"]]
 """The call, its text, and where it comes from: ``sampled`` or ``enumerated``."""
 
 
@@ -54,14 +54,9 @@ def teacher_rows(
     with Progress(len(examples), "teacher cache", unit="prompt") as progress:
         for start in range(0, len(examples), _PROMPTS_TOGETHER):
             chunk = examples[start : start + _PROMPTS_TOGETHER]
-            encoded = [
-                encode_prompt(processor, prompt_messages(example), example.figure.kind)
-                for example in chunk
-            ]
+            encoded = [encode_prompt(processor, prompt_messages(example), example.figure.kind) for example in chunk]
             candidates = _candidates(model, processor, chunk, encoded, config)
-            yield from _attributed(
-                model, processor, chunk, encoded, candidates, config, fingerprint
-            )
+            yield from _attributed(model, processor, chunk, encoded, candidates, config, fingerprint)
             progress.update(len(chunk))
 
 
@@ -74,22 +69,12 @@ def _candidates(
 ) -> list[list[Candidate]]:
     """For each prompt the distinct calls to attribute; none where the teacher never makes a valid one."""
     greedy = _texts(model, processor, encoded, None)
-    sampled = [
-        _texts(model, processor, encoded, config.train.temperature)
-        for _ in range(config.sampled_calls)
-    ]
-    return [
-        _distinct(example, [greedy[i], *(texts[i] for texts in sampled)])
-        for i, example in enumerate(examples)
-    ]
+    sampled = [_texts(model, processor, encoded, config.train.temperature) for _ in range(config.sampled_calls)]
+    return [_distinct(example, [greedy[i], *(texts[i] for texts in sampled)]) for i, example in enumerate(examples)]
 
 
-def _texts(
-    model: Any, processor: Any, encoded: Sequence[EncodedPrompt], temperature: float | None
-) -> list[str]:
-    turns = generate_turn(
-        model, processor, encoded, most_tokens=_CALL_TOKENS, temperature=temperature
-    )
+def _texts(model: Any, processor: Any, encoded: Sequence[EncodedPrompt], temperature: float | None) -> list[str]:
+    turns = generate_turn(model, processor, encoded, most_tokens=_CALL_TOKENS, temperature=temperature)
     return [processor.tokenizer.decode(turn, skip_special_tokens=True) for turn in turns]
 
 
@@ -121,9 +106,7 @@ def _attributed(
     turns: list[ToolTurn] = []
     for example, prompt, calls in zip(examples, encoded, candidates, strict=True):
         inputs = _prompt_inputs(processor, example, prompt)
-        key = prompt_key(
-            fingerprint, prompt.input_ids, prompt.pixel_values, prompt.image_grid_thw
-        )
+        key = prompt_key(fingerprint, prompt.input_ids, prompt.pixel_values, prompt.image_grid_thw)
         for candidate in calls:
             ids = tokenizer(candidate[1], add_special_tokens=False)["input_ids"]
             rows.append((example, key, candidate))
@@ -156,5 +139,3 @@ def _prompt_inputs(processor: Any, example: Example, prompt: EncodedPrompt) -> P
         "mm_token_type_ids": [[int(token == image_id) for token in prompt.input_ids]],
     }
     return PromptInputs(prompt.input_ids, fields, blocks)
-
-

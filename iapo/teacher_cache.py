@@ -176,9 +176,7 @@ def write_cache(
         shards = cache.shards
         known = {(row.prompt_key, canonical(row.call)) for row in cache.rows}
     fresh = {
-        (row.prompt_key, canonical(row.call)): row
-        for row in rows
-        if (row.prompt_key, canonical(row.call)) not in known
+        (row.prompt_key, canonical(row.call)): row for row in rows if (row.prompt_key, canonical(row.call)) not in known
     }
     ordered = [fresh[key] for key in sorted(fresh)]
     for start in range(0, len(ordered), shard_rows):

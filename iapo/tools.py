@@ -51,9 +51,7 @@ class Tool:
 
 def _tool(family: str, mode: str) -> Tool:
     description = f"{_EFFECT[mode].format(_THING[family])} and returns the edited image."
-    return Tool(
-        f"focus_on_{family}_with_{mode}", family, mode, f"{family}_to_focus_on", description
-    )
+    return Tool(f"focus_on_{family}_with_{mode}", family, mode, f"{family}_to_focus_on", description)
 
 
 TOOLS: Mapping[str, Tool] = {
@@ -130,9 +128,7 @@ def _decoded(block: str) -> Any:
     except _CallError:
         raise
     except (ValueError, RecursionError):
-        raise _CallError(
-            f"found {_quote(block)} in a tool call; expected JSON with name and arguments"
-        ) from None
+        raise _CallError(f"found {_quote(block)} in a tool call; expected JSON with name and arguments") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -252,7 +248,12 @@ def _framed(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     framed = image.copy()
     draw = ImageDraw.Draw(framed)
     for left, top, right, bottom in boxes:
-        outline = (left + _FRAME_INSET, top + _FRAME_INSET, right - _FRAME_INSET, bottom - _FRAME_INSET)
+        outline = (
+            left + _FRAME_INSET,
+            top + _FRAME_INSET,
+            right - _FRAME_INSET,
+            bottom - _FRAME_INSET,
+        )
         if outline[2] > outline[0] and outline[3] > outline[1]:
             draw.rectangle(_inclusive(outline), outline="red", width=_FRAME_WIDTH)
     return framed

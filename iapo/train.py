@@ -23,6 +23,7 @@ from iapo.teacher_cache import TeacherCache
 from iapo.trainer import AlignmentTrainer, FigureTrainer, MetricsCallback
 from iapo.types import Example
 
+
 def training_prompts(examples: Sequence[Example], prompts_per_set: int) -> list[Example]:
     """The questions that reinforcement learning rolls out: the first of each set."""
     by_set: dict[str, list[Example]] = {}
@@ -89,9 +90,7 @@ def train(
     return metrics.rows()
 
 
-def _trainer_class(
-    method: Method, config: Config, cache: Path | None
-) -> tuple[type[FigureTrainer], dict[str, Any]]:
+def _trainer_class(method: Method, config: Config, cache: Path | None) -> tuple[type[FigureTrainer], dict[str, Any]]:
     if not method.uses_teacher:
         return FigureTrainer, {}
     if cache is None:

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,10 +25,15 @@ from iapo.alignment import BLOCKS, distribution
 from iapo.attribution import attribute
 from iapo.blocks import NO_BLOCK, block_ids
 from iapo.config import AttributionConfig
-from iapo.env import attempts_call
+from iapo.env import FigureEnvironment, attempts_call
 from iapo.teacher_cache import TeacherCache, prompt_key
 from iapo.tools import parse_turn
 from iapo.types import ToolCall
+
+if TYPE_CHECKING:
+    from iapo.trainer import FigureTrainer as _Trainer
+else:
+    _Trainer = object
 
 
 @dataclass(frozen=True)
@@ -86,14 +91,12 @@ class FigureTrainer(GRPOTrainer):
             for name, value in inputs.fields.items():
                 fields[name].append(value)
         merged = {
-            name: torch.cat(values)
-            if isinstance(values[0], Tensor)
-            else [row for rows in values for row in rows]
+            name: torch.cat(values) if isinstance(values[0], Tensor) else [row for rows in values for row in rows]
             for name, values in fields.items()
         }
         return [list(inputs.input_ids) for inputs in self._prompt_inputs], _images(prompts), merged
 
-    def _encode_prompt(self, prompt: list[Any], environment: str) -> PromptInputs:
+    def _encode_prompt(self, prompt: list[Any], environment: Any) -> PromptInputs:
         self._batch_environments = [environment]
         ids, _, fields = super()._tokenize_prompts([prompt])
         blocks = block_ids(self.processing_class, prompt, self._env_tools[environment], ids[0])
@@ -118,15 +121,11 @@ class FigureTrainer(GRPOTrainer):
         _, completion_ids, tool_mask, *_ = output
         self.tool_turns = [
             self._tool_turn(inputs, ids, mask)
-            for inputs, ids, mask in zip(
-                self._prompt_inputs, completion_ids, tool_mask, strict=True
-            )
+            for inputs, ids, mask in zip(self._prompt_inputs, completion_ids, tool_mask, strict=True)
         ]
         return output
 
-    def _tool_turn(
-        self, prompt: PromptInputs, completion_ids: list[int], tool_mask: list[int]
-    ) -> ToolTurn:
+    def _tool_turn(self, prompt: PromptInputs, completion_ids: list[int], tool_mask: list[int]) -> ToolTurn:
         length = tool_mask.index(0) if 0 in tool_mask else len(completion_ids)
         ids = completion_ids[:length]
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
@@ -134,7 +133,7 @@ class FigureTrainer(GRPOTrainer):
 
     def _calculate_rewards(self, inputs: Any, *args: Any) -> Tensor:
         attempted = [attempts_call(turn.text) for turn in self.tool_turns]
-        succeeded = [environment.succeeded for environment in self.environments]
+        succeeded = [environment.succeeded for environment in _environments(self)]
         self._log("tools/call_rate", _mean(attempted))
         self._log("tools/success_rate", sum(succeeded) / max(1, sum(attempted)))
         self._log(
@@ -171,7 +170,7 @@ class FigureTrainer(GRPOTrainer):
         super().log(logs, start_time)
 
 
-class AttributionMixin:
+class AttributionMixin(_Trainer):
     """Adds the columns ``prompt_key``, ``student_block_sums`` and ``teacher_block_sums`` to the rewards.
 
     Mix into a :class:`FigureTrainer`; identical calls of a group are attributed once.
@@ -286,9 +285,7 @@ def calls_batch(turns: Sequence[ToolTurn], tokenizer: Any, device: Any) -> dict[
         blocks[i, shape[1] - length : end_of_prompt] = torch.tensor(turn.prompt.block_ids)
         attention[i, row] = 1
         target[i, end_of_prompt:] = torch.tensor(call_tokens(turn.ids, tokenizer))
-        image[i, shape[1] - length : end_of_prompt] = torch.tensor(
-            turn.prompt.fields["mm_token_type_ids"][0]
-        )
+        image[i, shape[1] - length : end_of_prompt] = torch.tensor(turn.prompt.fields["mm_token_type_ids"][0])
     batch = {
         "input_ids": input_ids,
         "attention_mask": attention,
@@ -312,10 +309,13 @@ def call_tokens(ids: Sequence[int], tokenizer: Any) -> list[bool]:
     return mask
 
 
+def _environments(trainer: Any) -> Sequence[FigureEnvironment]:
+    """One per rollout; TRL types them as None until the first batch."""
+    return trainer.environments
+
+
 def _prompt_identity(prompt: list[Any]) -> tuple[Any, ...]:
-    return tuple(
-        (message["role"], *map(_part_identity, message["content"])) for message in prompt
-    )
+    return tuple((message["role"], *map(_part_identity, message["content"])) for message in prompt)
 
 
 def _part_identity(part: dict[str, Any]) -> Any:

@@ -50,14 +50,18 @@ def cell(text: str, bar: Bar | None, test_set: str) -> Image.Image:
         draw.rectangle((0, 0, CELL - 1, CELL - 1), outline="lightgray")
     if bar is not None:
         length = int(text) * (CELL - 4) // _LARGEST
-        area = (
-            (2, 9, 2 + length, 19) if bar == "horizontal" else (9, CELL - 3 - length, 19, CELL - 3)
-        )
+        area = (2, 9, 2 + length, 19) if bar == "horizontal" else (9, CELL - 3 - length, 19, CELL - 3)
         draw.rectangle(area, fill="steelblue")
     elif text:
         is_number = text.isdigit() and len(text) == 2
         font = _font(_NUMBER_SIZE if is_number else _NAME_SIZE)
-        draw.text((CELL / 2, CELL / 2), text if is_number else text[:_NAME_LETTERS], fill=ink, font=font, anchor="mm")
+        draw.text(
+            (CELL / 2, CELL / 2),
+            text if is_number else text[:_NAME_LETTERS],
+            fill=ink,
+            font=font,
+            anchor="mm",
+        )
     return image
 
 
@@ -86,14 +90,12 @@ def _frame_panels(image: Image.Image) -> None:
             area = (left, top, left + 2 * CELL - 1, top + CELL - 1)
             inset = (1, 1, -1, -1)
             draw.rectangle(
-                tuple(a + _PANEL_INSET * i for a, i in zip(area, inset, strict=True)),  # type: ignore[arg-type]
+                tuple(a + _PANEL_INSET * i for a, i in zip(area, inset, strict=True)),
                 outline="#303030",
             )
 
 
-def figure_grid(
-    test_set: str, labels: Sequence[str], values: Sequence[int], title: str
-) -> Grid:
+def figure_grid(test_set: str, labels: Sequence[str], values: Sequence[int], title: str) -> Grid:
     """The layout of each set.
 
     Args:

@@ -49,10 +49,7 @@ def indicator_values() -> Mapping[str, Mapping[str, Mapping[str, int]]]:
             if country.isalpha() and LEAST <= round(value) <= MOST:
                 values[name].setdefault(country, {})[str(year)] = round(value)
     chosen = _most_drawable(values)
-    return {
-        name: {country: rows[country] for country in chosen if country in rows}
-        for name, rows in values.items()
-    }
+    return {name: {country: rows[country] for country in chosen if country in rows} for name, rows in values.items()}
 
 
 def _most_drawable(values: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:

@@ -61,10 +61,7 @@ def _ingest_set(folder: Path, test_set: str, split: Split) -> list[Example]:
         records = json.loads(path.read_text())
     except FileNotFoundError:
         raise IngestError(f"{path}: not found; expected the records of {test_set}") from None
-    return [
-        _example(_Record(path, name, fields), folder, test_set, split)
-        for name, fields in records.items()
-    ]
+    return [_example(_Record(path, name, fields), folder, test_set, split) for name, fields in records.items()]
 
 
 class _Record:
@@ -112,10 +109,7 @@ def _context(kind: FigureKind, boxes: Mapping[Family, Mapping[str, Box]]) -> str
 def _chart_boxes(record: _Record, image: Image.Image) -> dict[Family, dict[str, Box]]:
     families: dict[Family, str] = {"x_values": "x", "y_values": "y"}
     return {
-        family: {
-            label: to_pixels(record[f"{axis}_bboxes"][label], image.size)
-            for label in record[f"{axis}_values"]
-        }
+        family: {label: to_pixels(record[f"{axis}_bboxes"][label], image.size) for label in record[f"{axis}_values"]}
         for family, axis in families.items()
         if record[f"{axis}_values"]
     }
@@ -123,9 +117,7 @@ def _chart_boxes(record: _Record, image: Image.Image) -> dict[Family, dict[str, 
 
 def _table_boxes(record: _Record, image: Image.Image) -> dict[Family, dict[str, Box]]:
     def pixels(labels: Sequence[str], boxes: Sequence[Mapping[str, float]]) -> dict[str, Box]:
-        return {
-            label: to_pixels(box, image.size) for label, box in zip(labels, boxes, strict=True)
-        }
+        return {label: to_pixels(box, image.size) for label, box in zip(labels, boxes, strict=True)}
 
     return {
         "rows": pixels(record["row_starters"], record["rows_bbox"]),
@@ -166,9 +158,7 @@ def find_panels(image: Image.Image) -> dict[str, Box]:
     longest = sorted(contours, key=lambda c: -cv2.arcLength(c, True))[:_MOST_PANELS]
     boxes = [cv2.boundingRect(contour) for contour in longest]
     largest = max((w + h for _, _, w, h in boxes), default=0)
-    panels = [
-        (x, y, x + w, y + h) for x, y, w, h in boxes if abs(w + h - largest) <= _PANEL_TOLERANCE
-    ]
+    panels = [(x, y, x + w, y + h) for x, y, w, h in boxes if abs(w + h - largest) <= _PANEL_TOLERANCE]
     return _by_position([panel for panel in panels if not _inside_another(panel, panels)])
 
 

@@ -104,9 +104,7 @@ def write_raw(config: DataConfig, root: Path) -> None:
                 partial.write_text(json.dumps(records, indent=1) + "\n")
 
 
-def draw_samples(
-    rng: random.Random, tables: Sequence[Table], test_set: str, count: int, labels: int
-) -> list[Sample]:
+def draw_samples(rng: random.Random, tables: Sequence[Table], test_set: str, count: int, labels: int) -> list[Sample]:
     """Distinct samples of one set; for statements, true and false ones in turn.
 
     Raises:
@@ -233,5 +231,3 @@ def _table_record(sample: Sample, name: str, figure_path: str) -> dict[str, Any]
 def _fraction(left: float, top: float, right: float, bottom: float) -> dict[str, float]:
     """A box in ReFocus's form, as fractions of the image's width and height."""
     return {"x1": left, "y1": top, "x2": right, "y2": bottom}
-
-

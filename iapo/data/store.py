@@ -48,10 +48,7 @@ def figure_to_json(figure: Figure) -> str:
 def figure_from_json(text: str) -> Figure:
     """The figure that :func:`figure_to_json` wrote."""
     fields = json.loads(text)
-    boxes = {
-        family: {label: tuple(box) for label, box in labels.items()}
-        for family, labels in fields["boxes"].items()
-    }
+    boxes = {family: {label: tuple(box) for label, box in labels.items()} for family, labels in fields["boxes"].items()}
     return Figure(fields["figure_id"], fields["kind"], boxes)
 
 
@@ -95,9 +92,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 def read_examples(*paths: Path) -> list[Example]:
     """The examples of some files, in order."""
-    return [
-        example_from_row(row) for path in paths for row in pq.read_table(path).to_pylist()
-    ]
+    return [example_from_row(row) for path in paths for row in pq.read_table(path).to_pylist()]
 
 
 def read_split(root: Path, split: Split, test_sets: Iterable[str]) -> list[Example]:
@@ -153,7 +148,6 @@ def verify_manifest(root: Path) -> dict[str, Any]:
         found = sha256_file(file) if file.exists() else "no file"
         if found != expected:
             raise DataError(
-                f"{file}: expected sha256 {expected}, found {found}; "
-                f"delete {root} and run the same command again"
+                f"{file}: expected sha256 {expected}, found {found}; delete {root} and run the same command again"
             )
     return manifest

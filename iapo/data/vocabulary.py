@@ -9,7 +9,22 @@ from iapo.data.gapminder import INDICATORS, LEAST, MOST, countries, years
 PANELS = tuple(f"row {row} column {column}" for row in (1, 2) for column in (1, 2))
 """Labels of a figure's four panels, by position."""
 
-_FUNCTION_WORDS = "what is the of in for more than value true false chart table figure".split()
+_FUNCTION_WORDS = [
+    "what",
+    "is",
+    "the",
+    "of",
+    "in",
+    "for",
+    "more",
+    "than",
+    "value",
+    "true",
+    "false",
+    "chart",
+    "table",
+    "figure",
+]
 _PUNCTUATION = (":", ",", ".", "?")
 
 
@@ -24,7 +39,6 @@ def words() -> tuple[str, ...]:
     indicator_words = [word for indicator in INDICATORS for word in indicator.split()]
     return tuple(
         dict.fromkeys(
-            [*PANELS, *countries(), *years(), *numbers()]
-            + [*indicator_words, *_FUNCTION_WORDS, *_PUNCTUATION]
+            [*PANELS, *countries(), *years(), *numbers()] + [*indicator_words, *_FUNCTION_WORDS, *_PUNCTUATION]
         )
     )

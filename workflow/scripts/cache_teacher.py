@@ -13,7 +13,13 @@ with job(snakemake) as run:
     from iapo.data.store import read_split
     from iapo.models import load_model
     from iapo.teacher import teacher_rows
-    from iapo.teacher_cache import TeacherCache, fingerprint, hash_processor, hash_weights, write_cache
+    from iapo.teacher_cache import (
+        TeacherCache,
+        fingerprint,
+        hash_processor,
+        hash_weights,
+        write_cache,
+    )
     from iapo.train import training_prompts
     from iapo.types import TEST_SETS
 
@@ -23,9 +29,7 @@ with job(snakemake) as run:
     model, processor = load_model(weights.parent, device=run.config.device)
     examples = read_split(manifest.parent, "train", TEST_SETS)
     prompts = training_prompts(examples, run.config.train.prompts_per_set)
-    address = fingerprint(
-        hash_weights(weights.parent), hash_processor(weights.parent), settings.attribution
-    )
+    address = fingerprint(hash_weights(weights.parent), hash_processor(weights.parent), settings.attribution)
     write_cache(output, address, teacher_rows(model, processor, prompts, settings, address))
     cache = TeacherCache(output)
     residuals = [row.residual for row in cache.rows]

@@ -15,9 +15,7 @@ with job(snakemake) as run:
     table = main_table(read_records(paths), run.config.statistics, run.config.profile)
     write_table_csv(table, Path(snakemake.output.csv))
     with atomic_write(Path(snakemake.output.markdown)) as partial:
-        partial.write_text(
-            table_markdown(table, run.config, folder=Path(snakemake.output.csv).parent.parent)
-        )
+        partial.write_text(table_markdown(table, run.config, folder=Path(snakemake.output.csv).parent.parent))
     run.write_record(
         Path(snakemake.output.record),
         inputs={str(path.parent): path for path in paths},

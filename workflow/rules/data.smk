@@ -1,15 +1,20 @@
 rule build_data:
     """Draw the figures of every split from the tables and ingest them."""
     output:
-        expand(str(RESULTS / "data/{split}/{test_set}.parquet"), split=["train", "dev", "test"], test_set=TEST_SETS),
+        expand(
+            str(RESULTS / "data/{split}/{test_set}.parquet"),
+            split=["train", "dev", "test"],
+            test_set=TEST_SETS,
+        ),
         manifest=RESULTS / "data/manifest.json",
         record=RESULTS / "data/manifest.run.json",
-    params:
-        settings=asdict(CONFIG.data),
-        directory=str(RESULTS / "data"),
-        code=code_hash("iapo.data", "iapo.types"),
     log:
         logs("build_data"),
+    conda:
+        "../envs/iapo.yaml"
     threads: 1
+    params:
+        settings=asdict(CONFIG.data),
+        code=code_hash("iapo.data", "iapo.types"),
     script:
         "../scripts/build_data.py"

@@ -7,15 +7,24 @@ rule evaluate_policy:
     output:
         records=RESULTS / "eval/{method}/seed{seed}/records.parquet",
         record=RESULTS / "eval/{method}/seed{seed}/records.run.json",
+    log:
+        logs("evaluate/{method}/seed{seed}"),
+    conda:
+        "../envs/iapo.yaml"
+    threads: 1
     params:
         settings=asdict(CONFIG.evaluation),
         test_sets=CONFIG.test_sets,
         code=code_hash(
-            "benchmarks.agent", "benchmarks.evaluate", "benchmarks.records", "benchmarks.tasks",
-            "iapo.answers", "iapo.env", "iapo.prompts", "iapo.rollout", "iapo.tools",
+            "benchmarks.agent",
+            "benchmarks.evaluate",
+            "benchmarks.records",
+            "benchmarks.tasks",
+            "iapo.answers",
+            "iapo.env",
+            "iapo.prompts",
+            "iapo.rollout",
+            "iapo.tools",
         ),
-    log:
-        logs("evaluate/{method}/seed{seed}"),
-    threads: 1
     script:
         "../scripts/evaluate_policy.py"

@@ -5,17 +5,25 @@ rule cold_start:
     output:
         weights=RESULTS / "models/{policy}/cold/model.safetensors",
         record=RESULTS / "models/{policy}/cold.run.json",
+    log:
+        logs("cold_start/{policy}"),
+    conda:
+        "../envs/iapo.yaml"
+    threads: 1
     params:
         settings=lambda wildcards: {
             "model": asdict(getattr(CONFIG, wildcards.policy).model),
             "cold_start": asdict(getattr(CONFIG, wildcards.policy).cold_start),
         },
         code=code_hash(
-            "iapo.cold_start", "iapo.demonstrations", "iapo.models", "iapo.processor",
-            "iapo.env", "iapo.tools", "iapo.prompts", "iapo.data",
+            "iapo.cold_start",
+            "iapo.demonstrations",
+            "iapo.models",
+            "iapo.processor",
+            "iapo.env",
+            "iapo.tools",
+            "iapo.prompts",
+            "iapo.data",
         ),
-    log:
-        logs("cold_start/{policy}"),
-    threads: 1
     script:
         "../scripts/cold_start.py"

@@ -9,12 +9,14 @@ rule make_table:
         csv=RESULTS / "tables/main.csv",
         markdown=RESULTS / "tables/main.md",
         record=RESULTS / "tables/main.run.json",
-    params:
-        statistics=asdict(CONFIG.statistics),
-        code=code_hash("benchmarks.records", "benchmarks.stats", "benchmarks.tables"),
     log:
         logs("make_table"),
     localrule: True
+    conda:
+        "../envs/iapo.yaml"
+    params:
+        statistics=asdict(CONFIG.statistics),
+        code=code_hash("benchmarks.records", "benchmarks.stats", "benchmarks.tables"),
     script:
         "../scripts/make_table.py"
 
@@ -30,5 +32,7 @@ rule show_table:
     log:
         logs("show_table"),
     localrule: True
+    conda:
+        "../envs/iapo.yaml"
     shell:
         "(cp {input.csv} {output.csv} && cp {input.markdown} {output.markdown} && cat {output.markdown}) 2> {log}"

@@ -7,6 +7,11 @@ rule train_teacher:
         weights=RESULTS / "teacher/model/model.safetensors",
         metrics=RESULTS / "teacher/metrics.csv",
         record=RESULTS / "teacher/model.run.json",
+    log:
+        logs("train_teacher"),
+    conda:
+        "../envs/iapo.yaml"
+    threads: 1
     params:
         settings=asdict(CONFIG.teacher.train),
         method="vtool_r1",
@@ -14,9 +19,6 @@ rule train_teacher:
         seed=CONFIG.teacher.train_seed,
         work=str(RESULTS / "teacher/work"),
         code=TRAINING_CODE,
-    log:
-        logs("train_teacher"),
-    threads: 1
     script:
         "../scripts/train_policy.py"
 
@@ -30,16 +32,24 @@ rule cache_teacher:
     output:
         manifest=RESULTS / "teacher/cache/manifest.json",
         record=RESULTS / "teacher/cache.run.json",
+    log:
+        logs("cache_teacher"),
+    conda:
+        "../envs/iapo.yaml"
+    threads: 1
     params:
         attribution=asdict(CONFIG.teacher.attribution),
         sampled_calls=CONFIG.teacher.sampled_calls,
         prompts_per_set=CONFIG.train.prompts_per_set,
         code=code_hash(
-            "iapo.teacher", "iapo.teacher_cache", "iapo.attribution", "iapo.blocks",
-            "iapo.rollout", "iapo.env", "iapo.tools", "iapo.prompts",
+            "iapo.teacher",
+            "iapo.teacher_cache",
+            "iapo.attribution",
+            "iapo.blocks",
+            "iapo.rollout",
+            "iapo.env",
+            "iapo.tools",
+            "iapo.prompts",
         ),
-    log:
-        logs("cache_teacher"),
-    threads: 1
     script:
         "../scripts/cache_teacher.py"

@@ -8,6 +8,11 @@ rule train_policy:
         weights=RESULTS / "train/{method}/seed{seed}/model/model.safetensors",
         metrics=RESULTS / "train/{method}/seed{seed}/metrics.csv",
         record=RESULTS / "train/{method}/seed{seed}/model.run.json",
+    log:
+        logs("train/{method}/seed{seed}"),
+    conda:
+        "../envs/iapo.yaml"
+    threads: 1
     params:
         settings=asdict(CONFIG.train),
         method=lambda wildcards: wildcards.method,
@@ -19,10 +24,9 @@ rule train_policy:
             else None
         ),
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
-        work=lambda wildcards: str(RESULTS / f"train/{wildcards.method}/seed{wildcards.seed}/work"),
+        work=lambda wildcards: str(
+            RESULTS / f"train/{wildcards.method}/seed{wildcards.seed}/work"
+        ),
         code=TRAINING_CODE,
-    log:
-        logs("train/{method}/seed{seed}"),
-    threads: 1
     script:
         "../scripts/train_policy.py"

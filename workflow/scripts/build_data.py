@@ -9,7 +9,7 @@ from iapo.provenance import job
 snakemake: Any
 
 with job(snakemake) as run:
-    manifest = build(run.config.data, Path(snakemake.params.directory))
+    manifest = build(run.config.data, Path(snakemake.output.manifest).parent)
     run.write_record(
         Path(snakemake.output.record),
         inputs={"manifest": Path(snakemake.output.manifest)},

@@ -1,0 +1,34 @@
+"""What several tests share: small data and an untrained tiny model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from iapo.config import DataConfig, ModelConfig
+from iapo.data.store import build, read_split
+from iapo.models import build_model
+from iapo.types import TEST_SETS, Example
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty questions a set and split."""
+    root = tmp_path_factory.mktemp("data")
+    build(DataConfig(train_per_set=40, dev_per_set=20, test_per_set=40), root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def test_examples(data_root: Path) -> list[Example]:
+    return read_split(data_root, "test", TEST_SETS)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> tuple[Any, Any]:
+    """Model in eval mode and processor."""
+    model, processor = build_model(ModelConfig(hidden_size=32), seed=0)
+    return model.eval(), processor

@@ -44,7 +44,7 @@ def extract(text: str) -> str | None:
 
 
 def _without_full_stop(answer: str) -> str:
-    is_abbreviation = re.search(r"(^|\W)\w\.\w\.$", answer) is not None
+    is_abbreviation = re.search(r"(^|\W)[^\W\d]\.[^\W\d]\.$", answer) is not None
     return answer if is_abbreviation else answer.removesuffix(".")
 
 

@@ -101,7 +101,8 @@ def _ask_for(example: Example, label: str) -> Example:
     return replace(example, request=example.request.replace(example.focus_labels[0], label))
 
 
-def _spoken_answer(example: Example) -> str:
+def spoken_answer(example: Example) -> str:
+    """The turn that gives the gold answer."""
     if example.metric == "fact":
         return answer_text("true" if example.answer == "1" else "false")
     return answer_text(example.answer)
@@ -109,7 +110,7 @@ def _spoken_answer(example: Example) -> str:
 
 def _direct(example: Example) -> Demonstration:
     messages = prompt_messages(example)
-    messages.append({"role": "assistant", "content": _spoken_answer(example)})
+    messages.append({"role": "assistant", "content": spoken_answer(example)})
     return Demonstration(messages, example.figure.kind)
 
 
@@ -118,7 +119,7 @@ def _with_tool_turn(example: Example, call: ToolCall, rng: random.Random) -> Dem
     messages = prompt_messages(example, image)
     messages.append({"role": "assistant", "content": render_call(call)})
     messages += run_call(example, image, call)
-    messages.append({"role": "assistant", "content": _spoken_answer(example)})
+    messages.append({"role": "assistant", "content": spoken_answer(example)})
     return Demonstration(messages, example.figure.kind)
 
 
@@ -137,6 +138,6 @@ def reading_exercise(example: Example) -> Demonstration:
     messages: list[Message] = [
         {"role": "user", "content": [{"type": "text", "text": example.request}]},
         *run_call(example, open_image(example), call),
-        {"role": "assistant", "content": _spoken_answer(example)},
+        {"role": "assistant", "content": spoken_answer(example)},
     ]
     return Demonstration(messages, None)

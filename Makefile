@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: table test smoke lint lock help
+.PHONY: table test smoke lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
@@ -40,3 +40,6 @@ lint: $(INSTALLED)
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra gpu --python-version 3.11 --no-emit-index-url --no-header --quiet -o .venv/gpu.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev -c .venv/gpu.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+
+config: $(INSTALLED)
+	$(BIN)/python -m iapo.config

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -302,3 +304,38 @@ def _check_together(config: Config) -> None:
             problems.append(f"{key}: found {model.hidden_size}; use a multiple of 8, 24 or more")
     if problems:
         raise ConfigError("\n".join(f"{problem} (config/README.md)" for problem in problems))
+
+
+def config_reference() -> str:
+    """``config/README.md``: every key, its default and what it means, from the schema."""
+    schema = config_schema()
+    lines = [
+        "# Configuration",
+        "",
+        "A profile is one YAML file. Any key can be left out for its default, or set on the command line:",
+        "`snakemake --cores all results/table.csv --config seeds='[0]'`. Written by `make config`.",
+        "",
+        "| key | default | meaning |",
+        "| --- | --- | --- |",
+        *_reference_rows(schema, schema, ""),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _reference_rows(schema: Mapping[str, Any], section: Mapping[str, Any], prefix: str) -> list[str]:
+    rows: list[str] = []
+    for name, field in section["properties"].items():
+        target = field.get("$ref") or (field.get("allOf") or [{}])[0].get("$ref")
+        if target:
+            rows += _reference_rows(schema, schema["$defs"][target.rpartition("/")[2]], f"{prefix}{name}.")
+        else:
+            default = f"`{json.dumps(field['default'])}`" if "default" in field else "–"
+            rows.append(f"| `{prefix}{name}` | {default} | {field.get('description', '')} |")
+    return rows
+
+
+if __name__ == "__main__":
+    # Rewrites the documents that follow from the dataclasses; run from the project's root.
+    Path("config/README.md").write_text(config_reference())
+    Path("workflow/schemas").mkdir(exist_ok=True)
+    Path("workflow/schemas/config.schema.json").write_text(json.dumps(config_schema(), indent=1) + "\n")

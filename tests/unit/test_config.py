@@ -1,0 +1,75 @@
+"""Configuration: one line a problem, and documents that follow the dataclasses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from iapo.config import ConfigError, config_schema, load_config
+from iapo.preflight import PreflightError, check_device, check_methods, claim_results
+from iapo.provenance import ROOT, atomic_directory, atomic_write, code_hash
+from iapo.config import config_reference
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ({"train": {"stpes": 3}}, "train.stpes: unknown key; did you mean 'steps'?"),
+        ({"teacher": {"model": {"hiden_size": 3}}}, "teacher.model.hiden_size: unknown key; did you mean 'hidden_size'"),
+        ({"train": {"loss_type": "x"}}, "train.loss_type: found 'x'; input should be 'grpo'"),
+        ({"train": {"steps": 0}}, "train.steps: found 0"),
+        ({"seeds": [1, 1]}, "seeds: found [1, 1]"),
+        ({"test_sets": ["docvqa"]}, "test_sets: found ['docvqa']; choose from charxiv"),
+        ({"student": {"model": {"hidden_size": 50}}}, "student.model.hidden_size: found 50"),
+    ],
+)
+def test_each_problem_is_one_line(raw: dict, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config({"profile": "x", **raw})
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_profiles_are_valid(path: Path) -> None:
+    assert load_config(yaml.safe_load(path.read_text())).profile == path.stem
+
+
+def test_the_reference_and_the_schema_are_current() -> None:
+    assert (ROOT / "config/README.md").read_text() == config_reference()
+    schema = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    assert schema == json.loads(json.dumps(config_schema()))
+
+
+def test_unknown_methods_and_missing_gpus_are_said_first(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="did you mean 'iapo'"):
+        check_methods(load_config({"profile": "x", "methods": ["iapoo"]}), ["iapo", "vtool_r1"])
+    if not any(Path("/dev").glob("nvidia[0-9]*")):
+        with pytest.raises(PreflightError, match="no NVIDIA GPU"):
+            check_device("cuda")
+    claim_results(tmp_path)
+    with pytest.raises(PreflightError, match="in use by another run"):
+        claim_results(tmp_path)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "folder") as partial:
+        (partial / "x").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and target.read_text() == "old"
+
+
+def test_the_code_hash_ignores_wording_and_sees_meaning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("iapo.provenance.ROOT", tmp_path)
+    hashes = []
+    for source in ('"""Doc."""\nx = 1  # why\n', "x = 1\n", "x = 2\n"):
+        code_hash.cache_clear()
+        (tmp_path / "m.py").write_text(source)
+        hashes.append(code_hash("m"))
+    code_hash.cache_clear()
+    assert hashes[0] == hashes[1] != hashes[2]

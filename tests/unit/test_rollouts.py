@@ -1,0 +1,162 @@
+"""The two loops around the policy: TRL's in training and ours in evaluation, end to end."""
+
+import inspect
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from trl import GRPOTrainer
+
+from baselines import METHODS
+from benchmarks.agent import FigureAgent, response_text
+from benchmarks.evaluate import evaluate
+from iapo.config import Config, TeacherConfig, TrainConfig
+from iapo.data.store import figure_to_json
+from iapo.demonstrations import spoken_answer
+from iapo.env import ENVIRONMENTS, answer_tool_calls, tool_schemas
+from iapo.models import save_model
+from iapo.prompts import answer_text, open_image
+from iapo.rollout import Rollout, roll_out
+from iapo.teacher import teacher_rows
+from iapo.teacher_cache import TeacherCache, fingerprint, hash_processor, hash_weights, write_cache
+from iapo.train import last_checkpoint, train, training_prompts
+from iapo.trainer import call_tokens
+from iapo.types import TEST_SETS, Example, ToolCall
+
+
+class Scripted(FigureAgent):
+    """Goes the whole way through lmms-eval with turns that are written by a function."""
+
+    def __init__(self, speak: Any) -> None:
+        super(FigureAgent, self).__init__()
+        self.batch_size_per_gpu, self.speak = 64, speak
+
+    def _answer(self, examples: Any) -> list[Rollout]:
+        return [self.speak(example) for example in examples]
+
+
+def oracle(example: Example) -> Rollout:
+    family = next(f for f, boxes in example.figure.boxes.items() if example.focus_labels[0] in boxes)
+    call = ToolCall(f"focus_on_{family}_with_mask", example.focus_labels)
+    text = spoken_answer(example)
+    message = {"role": "assistant", "content": text}
+    return Rollout([message], [text], [call], called=True, call_ok=True, truncated=False)
+
+
+def guess(example: Example) -> Rollout:
+    rng = random.Random(example.example_id)
+    text = answer_text(rng.choice(["true", "false"]) if example.metric == "fact" else str(rng.randrange(10, 100)))
+    message = {"role": "assistant", "content": text}
+    return Rollout([message], [text], [], called=False, call_ok=False, truncated=False)
+
+
+def test_an_oracle_scores_one_and_a_guesser_near_chance(data_root: Path) -> None:
+    paths = {name: data_root / "test" / f"{name}.parquet" for name in TEST_SETS}
+    right = evaluate(Scripted(oracle), paths, method="oracle", seed=0)
+    assert len(right) == 240 and all(record["score"] == 1 for record in right)
+    assert all(record["call"] and json.loads(record["turns"]) for record in right)
+    guessed = evaluate(Scripted(guess), paths, method="guess", seed=0)
+    by_set = {
+        name: [record["score"] for record in guessed if record["test_set"] == name] for name in TEST_SETS
+    }
+    rate = {name: sum(scores) / len(scores) for name, scores in by_set.items()}
+    assert 0.25 < rate.pop("vtabfact") < 0.75 and max(rate.values()) < 0.2
+
+
+def test_tools_answer_in_the_words_of_trl_s_loop(test_examples: list[Example]) -> None:
+    example = next(e for e in test_examples if e.test_set == "h_bar")
+    environment = ENVIRONMENTS["h_bar"]()
+    environment.reset(figure=figure_to_json(example.figure), images=[open_image(example)])
+
+    def call(name: Any, arguments: Any) -> Any:
+        message = {"type": "function", "function": {"name": name, "arguments": arguments}}
+        return answer_tool_calls(environment, [message])[0]["content"]
+
+    edited = call("focus_on_y_values_with_mask", {"y_values_to_focus_on": list(example.focus_labels)})
+    assert edited[0]["type"] == "image" and environment.succeeded
+    for name, arguments in [
+        ("focus_on_y_values_with_mask", {"y_values_to_focus_on": ["Atlantis"]}),
+        ("focus_on_y_values_with_mask", {"labels": []}),
+        ("focus_on_y_values_with_mask", None),
+        ("focus_on_rows_with_mask", {"rows_to_focus_on": []}),
+        ("reset", {}),
+        ("__init__", {}),
+    ]:
+        assert call(name, arguments).startswith("{'error':")
+    assert not environment.succeeded
+    assert [schema["function"]["name"] for schema in tool_schemas("subfigures")] == ["focus_on_subfigures_with_mask"]
+
+
+def test_an_untrained_model_is_rolled_out_without_error(tiny: tuple[Any, Any], test_examples: list[Example]) -> None:
+    rollouts = roll_out(*tiny, test_examples[::30], turn_tokens=6)
+    assert len(rollouts) == 8 and all(json.loads(response_text(rollout))["turns"] for rollout in rollouts)
+
+
+def test_call_tokens_are_the_call_and_nothing_around_it(tiny: tuple[Any, Any]) -> None:
+    tokenizer = tiny[1].tokenizer
+    ids = tokenizer("what is <tool_call>2002</tool_call> the")["input_ids"]
+    assert call_tokens(ids, tokenizer) == [False, False, True, True, True, False]
+
+
+def test_trl_s_private_methods_are_as_we_override_them() -> None:
+    expected = {
+        "_tokenize_prompts": ["self", "prompts"],
+        "_get_tool_suffix_ids": ["self", "tool_messages"],
+        "_generate": ["self", "prompts"],
+        "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
+        "_compute_loss": ["self", "model", "inputs"],
+        "log": ["self", "logs", "start_time"],
+    }
+    for name, parameters in expected.items():
+        assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory, tiny: tuple[Any, Any]) -> Path:
+    """A saved untrained policy."""
+    path = tmp_path_factory.mktemp("start") / "model"
+    save_model(*tiny, path)
+    return path
+
+
+SHORT = TrainConfig(steps=2, groups_per_step=3, group_size=2, prompts_per_set=1, save_every=1)
+
+
+def weights(directory: Path) -> bytes:
+    return (directory / "model.safetensors").read_bytes()
+
+
+def test_iapo_trains_against_a_cache_of_the_same_prompts(
+    tmp_path: Path, start: Path, tiny: tuple[Any, Any], test_examples: list[Example]
+) -> None:
+    teacher = TeacherConfig(sampled_calls=1)
+    address = fingerprint(hash_weights(start), hash_processor(start), teacher.attribution)
+    write_cache(tmp_path / "cache", address, teacher_rows(*tiny, training_prompts(test_examples, 1), teacher, address))
+    assert TeacherCache(tmp_path / "cache").fingerprint == address
+    rows = train(
+        METHODS["iapo"], Config(profile="test"), SHORT, test_examples, start=start, cache=tmp_path / "cache",
+        work=tmp_path / "work", output=tmp_path / "out", seed=0,
+    )  # fmt: skip
+    assert [row["step"] for row in rows] == [1, 2]
+    assert {"rewards/outcome_reward/mean", "rewards/alignment_reward/mean", "tools/call_rate"} <= rows[0].keys()
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, start: Path, test_examples: list[Example]) -> None:
+    def run(name: str) -> Path:
+        train(
+            METHODS["vtool_r1"], Config(profile="test"), SHORT, test_examples, start=start, cache=None,
+            work=tmp_path / name, output=tmp_path / name / "out", seed=0,
+        )  # fmt: skip
+        return tmp_path / name
+
+    whole, killed = run("whole"), run("killed")
+    # What a kill while saving step 2 leaves: a checkpoint whose last file is missing.
+    (killed / "checkpoints/checkpoint-2/trainer_state.json").unlink()
+    checkpoint = last_checkpoint(killed / "checkpoints")
+    assert checkpoint is not None and checkpoint.name == "checkpoint-1"
+    run("killed")
+    assert weights(whole / "out") == weights(killed / "out")
+    assert torch.get_num_threads() == 1

@@ -1,5 +1,6 @@
 """Every prompt token belongs to one block or to the template."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -67,7 +68,7 @@ def test_spans_of_the_real_qwen_template_cover_content_and_nothing_else(test_exa
         assert by_block[R] == example.request
         assert by_block[T].count('"type": "function"') == len(tools)
         assert [text[s:e] for s, e, b in spans if b == P] == [messages[0]["content"], example.context + "\n"]
-        assert all(end <= start for (_, end, _), (start, _, _) in zip(spans, spans[1:], strict=False))
+        assert all(end <= start for (_, end, _), (start, _, _) in pairwise(spans))
         # Cut at the spans or not, Qwen's tokenizer gives the same tokens around the request.
         start, end = next((s, e) for s, e, b in spans if b == R)
         assert vocabulary.encode(text[start - 1 : end]) == vocabulary.encode("\n") + vocabulary.encode(example.request)

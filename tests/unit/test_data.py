@@ -14,10 +14,29 @@ from iapo.demonstrations import spoken_answer
 from iapo.prompts import open_image
 from iapo.types import TEST_SETS, Example
 
-CHART_FIELDS = set("query answer figure_path annotation_path x_values y_values x_bboxes y_bboxes figure_bbox".split())
-TABLE_FIELDS = set(
-    "figure_id query prompt answer figure_path column_headers row_starters columns_bbox rows_bbox table_bbox".split()
-)
+CHART_FIELDS = {
+    "query",
+    "answer",
+    "figure_path",
+    "annotation_path",
+    "x_values",
+    "y_values",
+    "x_bboxes",
+    "y_bboxes",
+    "figure_bbox",
+}
+TABLE_FIELDS = {
+    "figure_id",
+    "query",
+    "prompt",
+    "answer",
+    "figure_path",
+    "column_headers",
+    "row_starters",
+    "columns_bbox",
+    "rows_bbox",
+    "table_bbox",
+}
 
 
 def test_no_table_is_in_two_splits_and_every_country_is_trained_on() -> None:

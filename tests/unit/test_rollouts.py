@@ -59,9 +59,7 @@ def test_an_oracle_scores_one_and_a_guesser_near_chance(data_root: Path) -> None
     assert len(right) == 240 and all(record["score"] == 1 for record in right)
     assert all(record["call"] and json.loads(record["turns"]) for record in right)
     guessed = evaluate(Scripted(guess), paths, method="guess", seed=0)
-    by_set = {
-        name: [record["score"] for record in guessed if record["test_set"] == name] for name in TEST_SETS
-    }
+    by_set = {name: [record["score"] for record in guessed if record["test_set"] == name] for name in TEST_SETS}
     rate = {name: sum(scores) / len(scores) for name, scores in by_set.items()}
     assert 0.25 < rate.pop("vtabfact") < 0.75 and max(rate.values()) < 0.2
 

@@ -1,9 +1,11 @@
 """The two loops around the policy: TRL's in training and ours in evaluation, end to end."""
 
+import copy
 import inspect
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,12 +20,13 @@ from iapo.data.store import figure_to_json
 from iapo.demonstrations import spoken_answer
 from iapo.env import ENVIRONMENTS, answer_tool_calls, tool_schemas
 from iapo.models import save_model
-from iapo.prompts import answer_text, open_image
-from iapo.rollout import Rollout, roll_out
+from iapo.processor import UNSAMPLED_TOKENS
+from iapo.prompts import answer_text, open_image, prompt_messages
+from iapo.rollout import Rollout, encode_prompt, generate_turn, roll_out
 from iapo.teacher import teacher_rows
 from iapo.teacher_cache import TeacherCache, fingerprint, hash_processor, hash_weights, write_cache
 from iapo.train import last_checkpoint, train, training_prompts
-from iapo.trainer import call_tokens
+from iapo.trainer import FigureTrainer, call_tokens
 from iapo.types import TEST_SETS, Example, ToolCall
 
 
@@ -97,6 +100,24 @@ def test_call_tokens_are_the_call_and_nothing_around_it(tiny: tuple[Any, Any]) -
     tokenizer = tiny[1].tokenizer
     ids = tokenizer("what is <tool_call>2002</tool_call> the")["input_ids"]
     assert call_tokens(ids, tokenizer) == [False, False, True, True, True, False]
+
+
+def test_no_turn_holds_an_image_token_however_likely(tiny: tuple[Any, Any], test_examples: list[Example]) -> None:
+    model, processor = copy.deepcopy(tiny[0]), tiny[1]
+    unsampled = processor.tokenizer.convert_tokens_to_ids(list(UNSAMPLED_TOKENS))
+    bias = torch.zeros(len(processor.tokenizer))
+    bias[unsampled] = 1e4
+    model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + bias)
+    prompts = [encode_prompt(processor, prompt_messages(e), e.figure.kind) for e in test_examples[:4]]
+    for temperature in (None, 1.0):
+        turns = generate_turn(model, processor, prompts, most_tokens=5, temperature=temperature)
+        assert not {token for turn in turns for token in turn} & set(unsampled)
+
+
+def test_a_batch_without_pixels_stops_the_run() -> None:
+    trainer = SimpleNamespace(state=SimpleNamespace(global_step=7))
+    with pytest.raises(RuntimeError, match="step 7: the batch reached the loss without pixel values"):
+        FigureTrainer._compute_loss(trainer, None, {})  # type: ignore[arg-type]
 
 
 def test_trl_s_private_methods_are_as_we_override_them() -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from lmms_eval.api.model import lmms
-from lmms_eval.models.registry_v2 import ModelManifest
 
 from iapo.data.store import example_from_row
 from iapo.models import load_model
@@ -20,11 +19,6 @@ from iapo.progress import Progress
 from iapo.rollout import Rollout, roll_out
 from iapo.tools import canonical
 from iapo.types import Example
-
-
-def manifest() -> ModelManifest:
-    """What the entry point hands to lmms-eval."""
-    return ModelManifest(model_id="iapo", chat_class_path="benchmarks.agent.FigureAgent")
 
 
 class FigureAgent(lmms):

@@ -159,6 +159,13 @@ class FigureTrainer(GRPOTrainer):
         with self.timed("step"):
             return super().training_step(*args, **kwargs)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        # transformers saves Qwen2.5-VL under renamed keys and loads checkpoints by plain names, not strictly, so
+        # a resumed run would silently start from the first weights (seen with 5.17). `from_pretrained` renames.
+        target: Any = model if model is not None else self.model
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
+        target.load_state_dict(saved.state_dict())
+
     def _log(self, name: str, value: float) -> None:
         self._metrics["train"][name].append(value)
 

@@ -77,6 +77,7 @@ def train(
         environment_factory=ENVIRONMENTS,
         **extra,
     )
+    trainer.finished_epochs = finished // max(1, len(prompts) // settings.groups_per_step)
     name = f"train {method.name} seed {seed}"
     with Progress(settings.steps, name, start=finished) as progress:
 

@@ -62,6 +62,8 @@ class FigureTrainer(GRPOTrainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.finished_epochs = 0
+        """Epochs that a resumed run has behind it; set before ``train``."""
         self._prompt_memo: dict[Any, PromptInputs] = {}
         self._suffix_memo: dict[Any, list[int]] = {}
         self._prompt_inputs: list[PromptInputs] = []
@@ -158,6 +160,13 @@ class FigureTrainer(GRPOTrainer):
         """TRL's step, timed as a whole."""
         with self.timed("step"):
             return super().training_step(*args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(dataset)
+        # Every epoch draws one order of the prompts from the sampler's generator, which no checkpoint holds.
+        for _ in range(self.finished_epochs):
+            next(iter(sampler))
+        return sampler
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # transformers saves Qwen2.5-VL under renamed keys and loads checkpoints by plain names, not strictly, so

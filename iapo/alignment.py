@@ -11,6 +11,9 @@ from torch import Tensor
 BLOCKS = ("P", "R", "I", "T")
 """Plain text, request, image, tool definitions: the order of every K axis."""
 
+_LEAST_TOTAL = 1e-300
+"""Below it a row counts as zero: shares of subnormal numbers do not sum to 1."""
+
 Divergence = Literal["js", "kl_student_teacher", "kl_teacher_student"]
 
 
@@ -23,12 +26,12 @@ def distribution(signed: Tensor, epsilon: float) -> Tensor:
         epsilon: mass added to every block before renormalising.
 
     Returns:
-        [..., K] float64 probabilities; uniform where every block is zero.
+        [..., K] float64 probabilities, in any leading shape; uniform where every block is zero.
     """
     magnitude = signed.double().abs()
     total = magnitude.sum(-1, keepdim=True)
     blocks = signed.shape[-1]
-    shares = torch.where(total > 0, magnitude / total.clamp(min=1e-300), 1 / blocks)
+    shares = torch.where(total <= _LEAST_TOTAL, 1 / blocks, magnitude / total)
     return (shares + epsilon) / (1 + blocks * epsilon)
 
 
@@ -36,14 +39,18 @@ def divergence(p: Tensor, q: Tensor, kind: Divergence) -> Tensor:
     """How far the student's distribution is from the teacher's.
 
     Args:
-        p: [..., K] the student's, positive.
-        q: [..., K] the teacher's, positive.
+        p: [..., K] the student's.
+        q: [..., K] the teacher's.
         kind: ``js`` is Jensen–Shannon over ln 2, in [0, 1]; the others are KL divergences in nats, in the
             direction that their name says (student‖teacher is KL(p‖q)). The paper penalises a KL whose
             direction is not public.
 
     Returns:
-        [...] float64, not negative.
+        [...] float64, not negative; a KL is infinite where its second argument lacks a block of the first,
+        which smoothing prevents.
+
+    Raises:
+        ValueError: for an unknown kind.
     """
     p, q = p.double(), q.double()
     if kind == "js":
@@ -57,5 +64,6 @@ def divergence(p: Tensor, q: Tensor, kind: Divergence) -> Tensor:
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
+    terms = torch.where(p == 0, 0.0, p * (p / q).log())
     # Rounding can leave a tiny negative sum for equal arguments.
-    return (p * (p / q).log()).sum(-1).clamp(min=0)
+    return terms.sum(-1).clamp(min=0)

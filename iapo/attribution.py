@@ -10,6 +10,7 @@ Shapes: B rows, L tokens, D channels, K = 4 blocks, A path points.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,29 +54,35 @@ class _Path:
 def attribute(model: Any, batch: Mapping[str, Tensor], *, config: AttributionConfig) -> BlockAttribution:
     """Attribute each row's target tokens to the blocks of its prompt.
 
+    Works inside the caller's ``torch.no_grad()`` and autocast, and with left or right padding.
+
     Args:
-        model: a ``Qwen2_5_VLForConditionalGeneration``; its mode and its parameters' ``.grad`` are left
-            as they were.
+        model: a ``Qwen2_5_VLForConditionalGeneration``; the modes of its modules and its parameters' ``.grad``
+            are left as they were. The path is fp32 whatever the weights are.
         batch: ``input_ids, attention_mask, mm_token_type_ids`` [B, L]; ``pixel_values`` and
             ``image_grid_thw`` of all images in row order, or absent; ``target_mask`` bool [B, L], the
-            tokens whose log-probability is attributed; ``block_ids`` int [B, L], 0 P, 1 R, 2 I, 3 T, -1 none.
-        config: points, tolerance, baseline.
+            tokens whose log-probability is attributed, in one span or several; ``block_ids`` int [B, L], 0 P, 1 R,
+            2 I, 3 T, -1 none (template, target, padding).
+        config: points, tolerance, baseline, rows in one forward pass.
 
     Returns:
-        Block sums in nats, float64, on the model's device. A row without target tokens is all zeros.
+        Block sums in nats, float64, on the model's device. A row without target tokens is all zeros, its
+        residual too.
 
     Raises:
-        ValueError: for inputs that do not fit together.
+        ValueError: for inputs that do not fit together, or a model without a pad token.
     """
-    _check(batch)
+    batch = {name: tensor.to(model.device) for name, tensor in batch.items() if tensor is not None}
+    _check(batch, model.config.image_token_id)
     with _evaluating(model), torch.enable_grad():
         path = _path(model, batch)
-        delta = _log_probability(model, path, path.inputs_BLD) - _log_probability(
-            model, path, path.inputs_BLD - path.difference_BLD
+        baseline_BLD = path.inputs_BLD - path.difference_BLD
+        delta = _log_probability(model, path, path.inputs_BLD, config) - _log_probability(
+            model, path, baseline_BLD, config
         )
         tokens_BL, residual = _integrate(model, path, delta, config)
-    members = functional.one_hot(batch["block_ids"].clamp(min=0), len(BLOCKS)).double()
-    members = members * (batch["block_ids"] >= 0)[..., None]
+    # Row 0 of the shifted one-hot is "no block".
+    members = functional.one_hot(batch["block_ids"].long() + 1, len(BLOCKS) + 1)[..., 1:].double()
     return BlockAttribution(
         signed=torch.einsum("bl,blk->bk", tokens_BL, members),
         l1=torch.einsum("bl,blk->bk", tokens_BL.abs(), members),
@@ -111,8 +118,8 @@ def _sum_over_points(model: Any, path: _Path, alphas: Tensor, config: Attributio
     """Σ over points of gradient · difference, per token: [B, L] float64."""
     B, L, _ = path.inputs_BLD.shape
     total = torch.zeros(B, L, dtype=torch.float64, device=path.inputs_BLD.device)
-    for rows in torch.arange(B).split(max(1, config.rows_per_forward)):
-        some = path.rows(rows.to(path.inputs_BLD.device))
+    for rows in torch.arange(B, device=total.device).split(config.rows_per_forward):
+        some = path.rows(rows)
         for chunk in alphas.split(max(1, config.rows_per_forward // len(rows))):
             total[rows] += _gradient_dot_difference(model, some, chunk)
     return total
@@ -137,8 +144,10 @@ def _gradient_dot_difference(model: Any, path: _Path, alphas_A: Tensor) -> Tenso
 
 
 @torch.no_grad()
-def _log_probability(model: Any, path: _Path, embeddings_BLD: Tensor) -> Tensor:
-    return _target_log_probability(model, path, embeddings_BLD).double()
+def _log_probability(model: Any, path: _Path, embeddings_BLD: Tensor, config: AttributionConfig) -> Tensor:
+    chunks = torch.arange(len(embeddings_BLD), device=embeddings_BLD.device).split(config.rows_per_forward)
+    values = [_target_log_probability(model, path.rows(rows), embeddings_BLD[rows]) for rows in chunks]
+    return torch.cat(values).double()
 
 
 def _target_log_probability(model: Any, path: _Path, embeddings_BLD: Tensor) -> Tensor:
@@ -148,7 +157,7 @@ def _target_log_probability(model: Any, path: _Path, embeddings_BLD: Tensor) -> 
     first = int(path.target_BL.any(0).nonzero()[0])
     kept = embeddings_BLD.shape[1] - first + 1
     logits = model(
-        inputs_embeds=embeddings_BLD,
+        inputs_embeds=embeddings_BLD.to(model.dtype),
         position_ids=path.positions_3BL,
         attention_mask=path.attention_BL,
         use_cache=False,
@@ -156,7 +165,7 @@ def _target_log_probability(model: Any, path: _Path, embeddings_BLD: Tensor) -> 
     ).logits[:, :-1]
     log_p = logits.float().log_softmax(-1)
     chosen = log_p.gather(-1, path.ids_BL[:, first:, None])[..., 0]
-    return (chosen * path.target_BL[:, first:]).sum(-1)
+    return (chosen.double() * path.target_BL[:, first:]).sum(-1)
 
 
 @torch.no_grad()
@@ -165,8 +174,15 @@ def _path(model: Any, batch: Mapping[str, Tensor]) -> _Path:
     embed = model.get_input_embeddings()
     inputs = embed(ids).float()
     baseline = embed(torch.full_like(ids, _pad_token(model))).float()
+    if not baseline.any():
+        warnings.warn(
+            "the pad token's embedding is zero: no number of points will make the attribution complete; "
+            "use a trained model or give the pad token an embedding",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     grid = batch.get("image_grid_thw")
-    if batch.get("pixel_values") is not None:
+    if grid is not None:
         images = model.model.get_image_features(batch["pixel_values"], grid, return_dict=True).pooler_output
         is_image = (ids == model.config.image_token_id)[..., None]
         _check_image_tokens(int(is_image.sum()), sum(len(image) for image in images))
@@ -187,7 +203,7 @@ def _path(model: Any, batch: Mapping[str, Tensor]) -> _Path:
         positions,
         batch["attention_mask"],
         ids,
-        batch["target_mask"],
+        batch["target_mask"].bool(),
     )
 
 
@@ -200,15 +216,31 @@ def _pad_token(model: Any) -> int:
 
 @contextmanager
 def _evaluating(model: Any) -> Iterator[None]:
-    was_training = model.training
+    # One by one: a frozen vision tower may be in eval mode inside a model that trains.
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module in training:
+            module.training = True
 
 
-def _check(batch: Mapping[str, Tensor]) -> None:
+def _check(batch: Mapping[str, Tensor], image_token: int) -> None:
+    _check_shapes(batch)
+    if ("pixel_values" in batch) != ("image_grid_thw" in batch):
+        raise ValueError("pass pixel_values and image_grid_thw together, or neither")
+    is_image = batch["input_ids"] == image_token
+    if "pixel_values" not in batch:
+        _check_image_tokens(int(is_image.sum()), 0)
+    if not torch.equal(batch["mm_token_type_ids"].long(), is_image.long()):
+        raise ValueError(f"mm_token_type_ids must be 1 at image tokens (id {image_token}) and 0 elsewhere")
+    _check_blocks_and_targets(batch["block_ids"], batch["target_mask"].bool(), batch["attention_mask"].bool())
+
+
+def _check_shapes(batch: Mapping[str, Tensor]) -> None:
+    if "input_ids" not in batch:
+        raise ValueError("batch has no 'input_ids'; expected a tensor of shape [rows, tokens]")
     shape = batch["input_ids"].shape
     for name in ("attention_mask", "mm_token_type_ids", "target_mask", "block_ids"):
         if name not in batch:
@@ -217,8 +249,17 @@ def _check(batch: Mapping[str, Tensor]) -> None:
             raise ValueError(
                 f"{name} has shape {tuple(batch[name].shape)}, input_ids {tuple(shape)}; expected the same"
             )
-    if (batch.get("pixel_values") is None) != (batch.get("image_grid_thw") is None):
-        raise ValueError("pass pixel_values and image_grid_thw together, or neither")
+
+
+def _check_blocks_and_targets(blocks_BL: Tensor, target_BL: Tensor, attended_BL: Tensor) -> None:
+    strange = blocks_BL[(blocks_BL < -1) | (blocks_BL >= len(BLOCKS))]
+    if len(strange):
+        raise ValueError(f"block_ids hold {strange.unique().tolist()}; expected -1 to {len(BLOCKS) - 1}")
+    if (target_BL & (blocks_BL >= 0)).any():
+        raise ValueError("target_mask overlaps a block; give target tokens the block id -1")
+    follows_token = functional.pad(attended_BL[:, :-1], (1, 0))
+    if (target_BL & ~(attended_BL & follows_token)).any():
+        raise ValueError("target_mask marks padding or a row's first token; mark tokens that follow another one")
 
 
 def _check_image_tokens(tokens: int, features: int) -> None:

@@ -33,6 +33,9 @@ def outcome_reward(
         answer: gold answers.
         metric: how to match each one.
 
+    Returns:
+        One score a rollout; 0.0 for one that ended in a tool call or the tool's answer.
+
     Example:
         >>> done = [[{"role": "assistant", "content": "FINAL ANSWER: 67"}]]
         >>> outcome_reward(done, ["67"], ["exact"])
@@ -46,8 +49,8 @@ def outcome_reward(
 
 def final_text(messages: Sequence[dict[str, Any]]) -> str:
     """The text of the assistant's closing turn; empty where the rollout ended in a call or a tool."""
-    last = messages[-1]
-    if last["role"] != "assistant" or last.get("tool_calls"):
+    last = messages[-1] if messages else {}
+    if last.get("role") != "assistant" or last.get("tool_calls"):
         return ""
     content = last.get("content") or ""
     if isinstance(content, str):
@@ -73,28 +76,32 @@ def alignment_reward(
         completions: one entry a rollout.
         student_block_sums: of the rollout's call; None where it made no valid one.
         teacher_block_sums: of the same or the nearest cached call; None where the cache has none.
-        prompt_key: rollouts with the same key are one group.
+        prompt_key: rollouts with the same key are one group, as far as they are in this call: where a group
+            is spread over processes, each fills its missing calls from its own part.
         config: divergence, smoothing and what a missing call gets.
         log_metric: TRL's, for the penalty's mean and spread and the cache's coverage.
 
     Returns:
-        Minus the penalty. A rollout without a valid call gets the mean penalty of its group's others, so
-        that not calling is no escape and no fault; a group without teacher rows gets 0 throughout.
+        Minus the penalty. With ``group_mean`` a rollout without a valid call gets the mean penalty of its
+        group's others, so that not calling is no escape and no fault (0 where nobody called); with ``bound``
+        it gets 1. A group without teacher rows gets 0 throughout.
 
     Example:
         >>> alignment_reward([[], []], [[0, 1, 0, 0], None], [[0, 1, 0, 0]] * 2, ["a", "a"])
-        [-0.0, -0.0]
+        [0.0, 0.0]
     """
     settings = config or AlignmentConfig()
     penalties = _penalties(student_block_sums, teacher_block_sums, settings)
-    groups: dict[str, list[float]] = {}
+    groups: dict[str, list[float]] = {
+        key: [] for key, sums in zip(prompt_key, teacher_block_sums, strict=True) if sums is not None
+    }
     for key, penalty in zip(prompt_key, penalties, strict=True):
         if penalty is not None:
-            groups.setdefault(key, []).append(penalty)
+            groups[key].append(penalty)
     if log_metric is not None:
         _log(penalties, student_block_sums, teacher_block_sums, log_metric)
     return [
-        -_settled(penalty, student is None, groups.get(key, []), settings)
+        0.0 - _settled(penalty, student is None, groups.get(key), settings)
         for penalty, student, key in zip(penalties, student_block_sums, prompt_key, strict=True)
     ]
 
@@ -114,12 +121,17 @@ def _penalties(
     return penalties
 
 
-def _settled(penalty: float | None, missing_call: bool, group: Sequence[float], config: AlignmentConfig) -> float:
+def _settled(
+    penalty: float | None, missing_call: bool, covered_group: Sequence[float] | None, config: AlignmentConfig
+) -> float:
+    """A rollout's penalty once its group's known penalties are in; None is a group without teacher rows."""
     if penalty is not None:
         return penalty
-    if not missing_call or not group:
+    if not missing_call or covered_group is None:
         return 0.0
-    return 1.0 if config.missing_call == "bound" else sum(group) / len(group)
+    if config.missing_call == "bound":
+        return 1.0
+    return sum(covered_group) / len(covered_group) if covered_group else 0.0
 
 
 def _log(

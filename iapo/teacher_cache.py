@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from torch import Tensor
 
 from iapo.config import AttributionConfig
@@ -63,7 +64,8 @@ class CacheRow:
     """Log-probability of the call on the prompt minus on the baseline, nats."""
     residual: float
     """Completeness error, no unit."""
-    source: Literal["sampled", "enumerated"]
+    source: Literal["sampled", "enumerated", "filled"]
+    """Sampled from the teacher, one of the legal tools with its labels, or added for a missed look-up."""
     correct: bool | None
     """Whether the call names the annotated labels; None where there is no annotation."""
     call_text: str
@@ -74,6 +76,9 @@ class CacheHit:
     """What a look-up found; the mean where several rows are equally near."""
 
     signed: tuple[float, ...]
+    """Block sums P, R, I, T, nats."""
+    l1: tuple[float, ...]
+    """Sums of magnitudes per block, nats."""
     kind: Literal["exact", "same_tool", "nearest"]
 
 
@@ -98,16 +103,16 @@ def fingerprint(weights: str, processor: str, attribution: AttributionConfig) ->
 def prompt_key(
     cache_fingerprint: str,
     input_ids: Sequence[int],
-    pixel_values: Tensor,
-    image_grid_thw: Tensor,
+    pixel_values: Tensor | None = None,
+    image_grid_thw: Tensor | None = None,
 ) -> str:
-    """The address of a prompt's rows.
+    """The address of a prompt's rows: a hash over values, dtypes and shapes.
 
     Args:
         cache_fingerprint: of the cache.
-        input_ids: [L] the rendered prompt, image tokens expanded.
-        pixel_values: [patches, channels] of its images.
-        image_grid_thw: [images, 3].
+        input_ids: [L] the rendered prompt, image tokens expanded, without padding.
+        pixel_values: [patches, channels] of its images; None where it has none.
+        image_grid_thw: [images, 3]; None where it has none.
     """
     return _digest(
         cache_fingerprint.encode(),
@@ -116,9 +121,13 @@ def prompt_key(
     )
 
 
-def _tensor_bytes(tensor: Tensor) -> bytes:
-    array = tensor.detach().cpu().contiguous().numpy()
-    return f"{array.dtype}{array.shape}".encode() + array.tobytes()
+def _tensor_bytes(tensor: Tensor | None) -> bytes:
+    if tensor is None:
+        return b""
+    header = f"{str(tensor.dtype).removeprefix('torch.')}{tuple(tensor.shape)}"
+    # As bytes, since numpy has no bfloat16.
+    flat = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return header.encode() + flat.numpy().tobytes()
 
 
 def _digest(*parts: bytes) -> str:
@@ -131,12 +140,20 @@ def _digest(*parts: bytes) -> str:
 
 
 def hash_weights(directory: Path) -> str:
-    """Hash of a pretrained directory's weights."""
+    """Hash of a pretrained directory's weights.
+
+    Raises:
+        CacheError: where there are no safetensors files.
+    """
     return _hash_files(directory, "*.safetensors")
 
 
 def hash_processor(directory: Path) -> str:
-    """Hash of a pretrained directory's processor: tokenizer, template, image settings."""
+    """Hash of a pretrained directory's processor: tokenizer, template, image settings.
+
+    Raises:
+        CacheError: where there are no such files.
+    """
     return _hash_files(directory, "*token*", "*processor*", "*template*")
 
 
@@ -222,23 +239,17 @@ def _from_dict(fields: dict[str, Any]) -> CacheRow:
 class TeacherCache:
     """A cache on disk, read whole (0.8 kB a prompt) and checked against its manifest."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         """
         Args:
-            directory: as :func:`write_cache` left it.
+            path: the directory as :func:`write_cache` left it.
 
         Raises:
-            CacheError: for a missing manifest, or a shard that is missing or altered.
+            CacheError: for a manifest that is missing, unreadable or of another schema version, or a shard
+                that is missing or altered.
         """
-        path = directory / "manifest.json"
-        if not path.exists():
-            raise CacheError(f"{path} not found; make the cache (rule cache_teacher)")
-        manifest = json.loads(path.read_text())
-        if manifest["schema_version"] != SCHEMA_VERSION:
-            raise CacheError(
-                f"{path}: found schema version {manifest['schema_version']}, expected {SCHEMA_VERSION}; "
-                "delete the directory and make the cache again"
-            )
+        directory = Path(path)
+        manifest = _read_manifest(directory / "manifest.json")
         self.fingerprint: str = manifest["fingerprint"]
         self.shards: dict[str, dict[str, Any]] = manifest["shards"]
         self.rows: list[CacheRow] = []
@@ -257,6 +268,10 @@ class TeacherCache:
         """Keys of the prompts with at least one row."""
         return list(self._by_prompt)
 
+    def coverage(self, keys: Collection[str]) -> float:
+        """Share of the prompts ``keys`` with at least one row, in [0, 1]; 1 for no prompts."""
+        return sum(key in self._by_prompt for key in keys) / len(keys) if keys else 1.0
+
     def lookup(self, key: str, call: ToolCall) -> CacheHit | None:
         """The teacher's block sums for a call, or for the nearest call that was cached.
 
@@ -274,10 +289,28 @@ class TeacherCache:
         wanted = canonical(call)
         exact = [row for row in rows if canonical(row.call) == wanted]
         if exact:
-            return CacheHit(exact[0].signed, "exact")
-        same_tool = [row for row in rows if row.call.name == call.name]
-        nearest = _nearest(call, same_tool or rows)
-        return CacheHit(_mean(nearest), "same_tool" if same_tool else "nearest")
+            return CacheHit(exact[0].signed, exact[0].l1, "exact")
+        # The tool's name outranks the labels, so all of the nearest share the tool, or none has it.
+        nearest = _nearest(call, rows)
+        return CacheHit(
+            _mean([row.signed for row in nearest]),
+            _mean([row.l1 for row in nearest]),
+            "same_tool" if nearest[0].call.name == call.name else "nearest",
+        )
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise CacheError(f"{path} not found; make the cache (rule cache_teacher)")
+    again = f"delete {path.parent} and make the cache again (rule cache_teacher)"
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as error:
+        raise CacheError(f"{path}: expected JSON, found {error}; {again}") from None
+    found = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if found != SCHEMA_VERSION:
+        raise CacheError(f"{path}: found schema version {found}, expected {SCHEMA_VERSION}; {again}")
+    return dict(manifest)
 
 
 def _check_shard(path: Path, expected: str) -> None:
@@ -303,5 +336,5 @@ def _distance(one: ToolCall, other: ToolCall) -> tuple[bool, bool, float]:
     return (one.family != other.family, one.mode != other.mode, jaccard)
 
 
-def _mean(rows: Sequence[CacheRow]) -> tuple[float, ...]:
-    return tuple(sum(values) / len(rows) for values in zip(*(row.signed for row in rows), strict=True))
+def _mean(sums: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(sum(values) / len(sums) for values in zip(*sums, strict=True))

@@ -1,10 +1,11 @@
-"""The compared methods. Each file holds only what differs: its reward terms.
+"""The compared methods. Each file holds only what differs: its reward terms and settings.
 
 To add one, write a file with a :class:`iapo.methods.Method` and name it in :data:`METHODS`.
 """
 
 from baselines import iapo_alignment, vtool_r1
+from baselines.controls import CONTROLS
 from iapo.methods import Method
 
-METHODS: dict[str, Method] = {method.name: method for method in (vtool_r1.METHOD, iapo_alignment.METHOD)}
+METHODS: dict[str, Method] = {method.name: method for method in (vtool_r1.METHOD, iapo_alignment.METHOD, *CONTROLS)}
 """Name → method, in the order of the tables."""

@@ -14,6 +14,7 @@ BLOCKS = ("P", "R", "I", "T")
 _LEAST_TOTAL = 1e-300
 """Below it a row counts as zero: shares of subnormal numbers do not sum to 1."""
 
+Aggregation = Literal["signed", "l1", "length_normalised"]
 Divergence = Literal["js", "kl_student_teacher", "kl_teacher_student"]
 
 
@@ -33,6 +34,24 @@ def distribution(signed: Tensor, epsilon: float) -> Tensor:
     blocks = signed.shape[-1]
     shares = torch.where(total <= _LEAST_TOTAL, 1 / blocks, magnitude / total)
     return (shares + epsilon) / (1 + blocks * epsilon)
+
+
+def block_magnitudes(signed: Tensor, l1: Tensor, lengths: Tensor, aggregation: Aggregation) -> Tensor:
+    """What stands for a block before shares are taken.
+
+    Args:
+        signed: [..., K] signed sums, nats.
+        l1: [..., K] sums of the tokens' magnitudes, nats.
+        lengths: [K] tokens per block.
+        aggregation: ``signed``, ``l1``, or ``length_normalised``: the signed sum per token, which lets the few
+            request tokens outweigh many tool tokens.
+
+    Returns:
+        [..., K], in the first two nats, in the last nats per token.
+    """
+    if aggregation == "length_normalised":
+        return signed / lengths.clamp(min=1)
+    return l1 if aggregation == "l1" else signed
 
 
 def divergence(p: Tensor, q: Tensor, kind: Divergence) -> Tensor:

@@ -1,57 +1,50 @@
-"""Integrated gradients of a tool call's log-probability, summed per prompt block.
+"""Attribution of a tool call's log-probability to the blocks of its prompt.
 
-Sundararajan et al. (arXiv 1703.01365) on the merged input embeddings of Qwen2.5-VL, from a baseline input
-(pad embedding for text, the image's mean token for image tokens) to the prompt. Template tokens, the call
-itself and padding stay fixed along the path. The zero embedding is no baseline here: RMSNorm makes the
-path scale-free near zero, and completeness fails whatever the quadrature.
+Integrated gradients (Sundararajan et al., arXiv 1703.01365) on the merged input embeddings of Qwen2.5-VL,
+from a baseline input to the prompt; template tokens, the call itself and padding stay fixed along the path.
+Cheaper or contrasting quantities behind the same call: exact Shapley values over the blocks, and attention
+shares.
 
-Shapes: B rows, L tokens, D channels, K = 4 blocks, A path points.
+Shapes: B rows, L tokens, K blocks, A path points.
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import combinations
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from iapo.alignment import BLOCKS
 from iapo.config import AttributionConfig
+from iapo.embedding_path import EmbeddingPath, check_image_tokens, embedding_path, target_log_probability
+from iapo.shared_prefix import SharedPrefixes
 from iapo.types import BlockAttribution
 
 _LEAST_DELTA = 0.5
 """Smallest denominator of the completeness residual, nats."""
 
+_Job = TypeVar("_Job")
 
-@dataclass(frozen=True)
-class _Path:
-    """Everything about the rows that does not move along the path."""
-
-    inputs_BLD: Tensor
-    difference_BLD: Tensor
-    """Input minus baseline; zero wherever a token is no feature."""
-    positions_3BL: Tensor
-    attention_BL: Tensor
-    ids_BL: Tensor
-    target_BL: Tensor
-
-    def rows(self, index: Tensor) -> _Path:
-        return _Path(
-            self.inputs_BLD[index],
-            self.difference_BLD[index],
-            self.positions_3BL[:, index],
-            self.attention_BL[index],
-            self.ids_BL[index],
-            self.target_BL[index],
-        )
+Agree = Callable[[int], int]
+"""Count → the largest such count of all processes."""
 
 
-def attribute(model: Any, batch: Mapping[str, Tensor], *, config: AttributionConfig) -> BlockAttribution:
+def attribute(
+    model: Any,
+    batch: Mapping[str, Tensor],
+    *,
+    config: AttributionConfig,
+    differentiable: bool = False,
+    agree: Agree | None = None,
+) -> BlockAttribution:
     """Attribute each row's target tokens to the blocks of its prompt.
 
     Works inside the caller's ``torch.no_grad()`` and autocast, and with left or right padding.
@@ -60,10 +53,16 @@ def attribute(model: Any, batch: Mapping[str, Tensor], *, config: AttributionCon
         model: a ``Qwen2_5_VLForConditionalGeneration``; the modes of its modules and its parameters' ``.grad``
             are left as they were. The path is fp32 whatever the weights are.
         batch: ``input_ids, attention_mask, mm_token_type_ids`` [B, L]; ``pixel_values`` and
-            ``image_grid_thw`` of all images in row order, or absent; ``target_mask`` bool [B, L], the
-            tokens whose log-probability is attributed, in one span or several; ``block_ids`` int [B, L], 0 P, 1 R,
-            2 I, 3 T, -1 none (template, target, padding).
-        config: points, tolerance, baseline, rows in one forward pass.
+            ``image_grid_thw`` of all images, or absent; ``image_rows`` [images shown], which image each row
+            shows, in row order (absent: every image once, in order); ``target_mask`` bool [B, L], the
+            tokens whose log-probability is attributed, in one span or several; ``prompt_rows`` [B], equal for
+            rows with the same prompt, and ``turn_lengths`` [B], tokens that follow it (absent: nothing is
+            shared); ``block_ids`` int [B, L],
+            0 P, 1 R, 2 I, 3 T or those of a finer partition, -1 none (template, target, padding).
+        config: what is computed, how exactly, and how many tokens one forward pass holds.
+        differentiable: keep the graph, so that the sums can be part of a loss; no row is refined.
+        agree: the largest of a count over all processes. Needed where parameters are sharded (FSDP, ZeRO-3):
+            every process must run the same number of forward passes.
 
     Returns:
         Block sums in nats, float64, on the model's device. A row without target tokens is all zeros, its
@@ -74,144 +73,223 @@ def attribute(model: Any, batch: Mapping[str, Tensor], *, config: AttributionCon
     """
     batch = {name: tensor.to(model.device) for name, tensor in batch.items() if tensor is not None}
     _check(batch, model.config.image_token_id)
-    with _evaluating(model), torch.enable_grad():
-        path = _path(model, batch)
-        baseline_BLD = path.inputs_BLD - path.difference_BLD
-        delta = _log_probability(model, path, path.inputs_BLD, config) - _log_probability(
-            model, path, baseline_BLD, config
-        )
-        tokens_BL, residual = _integrate(model, path, delta, config)
+    blocks = max(len(BLOCKS), int(batch["block_ids"].max()) + 1)
+    with _evaluating(model):
+        path = embedding_path(model, batch, config.baseline)
+        if config.method == "shapley":
+            return _shapley(model, path, config, agree)
+        if config.method == "attention":
+            return _attention(model, path, config, blocks)
+        rows = _rows(model, path, batch, config, differentiable, agree)
+        log_p, log_p_baseline = rows.log_probability(torch.tensor([1.0, 0.0]))
+        tokens_BL, residual = _integrate(rows, log_p - log_p_baseline, config, refine=not differentiable, agree=agree)
     # Row 0 of the shifted one-hot is "no block".
-    members = functional.one_hot(batch["block_ids"].long() + 1, len(BLOCKS) + 1)[..., 1:].double()
+    members = functional.one_hot(path.blocks_BL + 1, blocks + 1)[..., 1:].double()
     return BlockAttribution(
         signed=torch.einsum("bl,blk->bk", tokens_BL, members),
         l1=torch.einsum("bl,blk->bk", tokens_BL.abs(), members),
         residual=residual,
-        delta_f=delta,
+        delta_f=log_p - log_p_baseline,
+        log_p=log_p,
     )
 
 
-def _integrate(model: Any, path: _Path, delta: Tensor, config: AttributionConfig) -> tuple[Tensor, Tensor]:
+def _rows(
+    model: Any,
+    path: EmbeddingPath,
+    batch: Mapping[str, Tensor],
+    config: AttributionConfig,
+    differentiable: bool,
+    agree: Agree | None,
+) -> SeparateRows | SharedPrefixes:
+    """How the rows pass the model: prompts shared where the batch says which, and nothing forbids it."""
+    if "prompt_rows" in batch and not differentiable and agree is None:
+        shared = SharedPrefixes.of(model, path, batch["prompt_rows"], batch["turn_lengths"], config.tokens_per_forward)
+        if shared is not None:
+            return shared
+    return SeparateRows(model, path, config, differentiable, agree)
+
+
+def _integrate(
+    rows: SeparateRows | SharedPrefixes, delta: Tensor, config: AttributionConfig, *, refine: bool, agree: Agree | None
+) -> tuple[Tensor, Tensor]:
     """Token attributions [B, L] and residuals [B]; rows that fail completeness get three times the points."""
-    points = config.points
-    total = _sum_over_points(model, path, _midpoints(points), config)
-    tokens = total / points
-    bad = (_residual(tokens, delta) > config.tolerance).nonzero()[:, 0]
-    if len(bad):
-        # The 3n midpoints contain the n old ones, at every index that is 1 modulo 3.
-        finer = _midpoints(3 * points)
-        new = finer[torch.arange(3 * points) % 3 != 1]
-        more = _sum_over_points(model, path.rows(bad), new, config)
-        tokens[bad] = (total[bad] + more) / (3 * points)
-    return tokens, _residual(tokens, delta)
+    alphas, weights = nodes(config.points, config.quadrature)
+    tokens = rows.sum_over_points(alphas, weights)
+    bad = (_residual(tokens.detach(), delta) > config.tolerance).nonzero()[:, 0]
+    if refine and (agree or int)(len(bad)):
+        alphas, weights = nodes(3 * config.points, config.quadrature)
+        kept = 0.0
+        if config.quadrature == "midpoint":
+            # The 3n midpoints contain the n old ones, at every index that is 1 modulo 3.
+            new = torch.arange(len(alphas)) % 3 != 1
+            alphas, weights, kept = alphas[new], weights[new], 1 / 3
+        # A process without bad rows keeps step with the others on its first row.
+        more = rows.rows(bad if len(bad) else torch.zeros_like(delta[:1]).long()).sum_over_points(alphas, weights)
+        tokens[bad] = tokens[bad] * kept + more[bad]
+    return tokens, _residual(tokens.detach(), delta)
 
 
-def _midpoints(points: int) -> Tensor:
-    return (torch.arange(points, dtype=torch.float64) + 0.5) / points
+def nodes(points: int, quadrature: str) -> tuple[Tensor, Tensor]:
+    """Where on [0, 1] the gradient is taken and with which weight, [A] each, float64."""
+    if quadrature == "gauss_legendre":
+        places, weights = np.polynomial.legendre.leggauss(points)
+        return torch.as_tensor((places + 1) / 2), torch.as_tensor(weights / 2)
+    at = (torch.arange(points, dtype=torch.float64) + 0.5) / points
+    return at, torch.full((points,), 1 / points, dtype=torch.float64)
 
 
 def _residual(tokens_BL: Tensor, delta: Tensor) -> Tensor:
     return (tokens_BL.sum(1) - delta).abs() / delta.abs().clamp(min=_LEAST_DELTA)
 
 
-def _sum_over_points(model: Any, path: _Path, alphas: Tensor, config: AttributionConfig) -> Tensor:
-    """Σ over points of gradient · difference, per token: [B, L] float64."""
-    B, L, _ = path.inputs_BLD.shape
-    total = torch.zeros(B, L, dtype=torch.float64, device=path.inputs_BLD.device)
-    for rows in torch.arange(B, device=total.device).split(config.rows_per_forward):
-        some = path.rows(rows)
-        for chunk in alphas.split(max(1, config.rows_per_forward // len(rows))):
-            total[rows] += _gradient_dot_difference(model, some, chunk)
-    return total
+class SeparateRows:
+    """Every row on its own: whatever its prompt, with a graph where asked for, in step with other processes."""
 
+    def __init__(
+        self,
+        model: Any,
+        path: EmbeddingPath,
+        config: AttributionConfig,
+        differentiable: bool = False,
+        agree: Agree | None = None,
+        chosen: Tensor | None = None,
+    ) -> None:
+        self._model, self._path, self._config = model, path, config
+        self._differentiable, self._agree = differentiable, agree
+        self._chosen = torch.arange(len(path), device=path.ids_BL.device) if chosen is None else chosen
 
-def _gradient_dot_difference(model: Any, path: _Path, alphas_A: Tensor) -> Tensor:
-    A = len(alphas_A)
-    scale = (1 - alphas_A).to(path.inputs_BLD).view(A, 1, 1, 1)
-    moved = (path.inputs_BLD - scale * path.difference_BLD).flatten(0, 1).requires_grad_(True)
-    repeated = _Path(
-        moved,
-        path.difference_BLD,
-        path.positions_3BL.repeat(1, A, 1),
-        path.attention_BL.repeat(A, 1),
-        path.ids_BL.repeat(A, 1),
-        path.target_BL.repeat(A, 1),
-    )
-    # Gradients at the embeddings alone: parameters' .grad stays untouched.
-    (gradient,) = torch.autograd.grad(_target_log_probability(model, repeated, moved).sum(), moved)
-    product = (gradient.unflatten(0, (A, -1)).double() * path.difference_BLD.double()).sum(-1)
-    return product.sum(0)
+    def rows(self, index: Tensor) -> SeparateRows:
+        """The same with only some rows; results keep the whole batch's shape."""
+        return SeparateRows(self._model, self._path, self._config, self._differentiable, self._agree, index)
 
+    def sum_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
+        """Σ over points of weight · gradient · difference, per token of every row: [B, L] float64."""
+        path = self._path
+        jobs = [(rows, held) for rows, most in self.chunks() for held in torch.arange(len(alphas)).split(most)]
+        total = torch.zeros(path.ids_BL.shape, dtype=torch.float64, device=path.ids_BL.device)
+        with torch.enable_grad():
+            for (rows, held), counts in _in_step(jobs, self._agree):
+                part = self._gradient_dot_difference(path.rows(rows), alphas[held], weights[held])
+                if counts:
+                    total = total.index_add(0, rows, functional.pad(part, path.margins(rows)))
+        return total
 
-@torch.no_grad()
-def _log_probability(model: Any, path: _Path, embeddings_BLD: Tensor, config: AttributionConfig) -> Tensor:
-    chunks = torch.arange(len(embeddings_BLD), device=embeddings_BLD.device).split(config.rows_per_forward)
-    values = [_target_log_probability(model, path.rows(rows), embeddings_BLD[rows]) for rows in chunks]
-    return torch.cat(values).double()
-
-
-def _target_log_probability(model: Any, path: _Path, embeddings_BLD: Tensor) -> Tensor:
-    """log p(target tokens | what precedes them), [B], nats."""
-    if not path.target_BL.any():
-        return embeddings_BLD.sum((1, 2)) * 0
-    first = int(path.target_BL.any(0).nonzero()[0])
-    kept = embeddings_BLD.shape[1] - first + 1
-    logits = model(
-        inputs_embeds=embeddings_BLD.to(model.dtype),
-        position_ids=path.positions_3BL,
-        attention_mask=path.attention_BL,
-        use_cache=False,
-        logits_to_keep=kept,
-    ).logits[:, :-1]
-    log_p = logits.float().log_softmax(-1)
-    chosen = log_p.gather(-1, path.ids_BL[:, first:, None])[..., 0]
-    return (chosen.double() * path.target_BL[:, first:]).sum(-1)
-
-
-@torch.no_grad()
-def _path(model: Any, batch: Mapping[str, Tensor]) -> _Path:
-    ids = batch["input_ids"]
-    embed = model.get_input_embeddings()
-    inputs = embed(ids).float()
-    baseline = embed(torch.full_like(ids, _pad_token(model))).float()
-    if not baseline.any():
-        warnings.warn(
-            "the pad token's embedding is zero: no number of points will make the attribution complete; "
-            "use a trained model or give the pad token an embedding",
-            RuntimeWarning,
-            stacklevel=3,
+    def log_probability(self, alphas: Tensor) -> Tensor:
+        """[A, B] float64, of every row's target at some points of the path."""
+        path = self._path
+        return torch.stack(
+            [self.log_probability_at(path.inputs_BLD - (1 - alpha) * path.difference_BLD) for alpha in alphas.tolist()]
         )
-    grid = batch.get("image_grid_thw")
-    if grid is not None:
-        images = model.model.get_image_features(batch["pixel_values"], grid, return_dict=True).pooler_output
-        is_image = (ids == model.config.image_token_id)[..., None]
-        _check_image_tokens(int(is_image.sum()), sum(len(image) for image in images))
-        means = [image.mean(0, keepdim=True).expand_as(image) for image in images]
-        inputs = inputs.masked_scatter(is_image, torch.cat(list(images)).float())
-        baseline = baseline.masked_scatter(is_image, torch.cat(means).float())
-    # Without explicit positions, embeddings alone would silently get one-dimensional ones.
-    positions, _ = model.model.get_rope_index(
-        ids,
-        batch["mm_token_type_ids"],
-        image_grid_thw=grid,
-        attention_mask=batch["attention_mask"],
-    )
-    is_feature = (batch["block_ids"] >= 0)[..., None]
-    return _Path(
-        inputs,
-        (inputs - baseline) * is_feature,
-        positions,
-        batch["attention_mask"],
-        ids,
-        batch["target_mask"].bool(),
+
+    @torch.no_grad()
+    def log_probability_at(self, embeddings_BLD: Tensor) -> Tensor:
+        """[B] float64, of every row's target on these embeddings."""
+        path = self._path
+        values = torch.zeros(len(path), dtype=torch.float64, device=path.ids_BL.device)
+        for rows, counts in _in_step([rows for rows, _ in self.chunks()], self._agree):
+            log_p = target_log_probability(self._model, path.rows(rows), embeddings_BLD[rows, slice(*path.span(rows))])
+            if counts:
+                values[rows] = log_p
+        return values
+
+    def _gradient_dot_difference(self, path: EmbeddingPath, alphas_A: Tensor, weights_A: Tensor) -> Tensor:
+        A = len(alphas_A)
+        scale = (1 - alphas_A).to(path.inputs_BLD).view(A, 1, 1, 1)
+        moved = (path.inputs_BLD - scale * path.difference_BLD).flatten(0, 1).requires_grad_(True)
+        # The fused kernels have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH) if self._differentiable else nullcontext():
+            log_p = target_log_probability(self._model, path.repeated(A), moved)
+            # Gradients at the embeddings alone: parameters' .grad stays untouched.
+            (gradient,) = torch.autograd.grad(log_p.sum(), moved, create_graph=self._differentiable)
+        product = (gradient.unflatten(0, (A, -1)).double() * path.difference_BLD.double()).sum(-1)
+        return (product * weights_A.to(product).view(A, 1, 1)).sum(0)
+
+    def chunks(self) -> list[tuple[Tensor, int]]:
+        """Rows that share forward passes, shortest first, and how many points of each one pass can hold."""
+        budget, lengths = self._config.tokens_per_forward, self._path.attention_BL.sum(1)
+        order = self._chosen[lengths[self._chosen].argsort(stable=True)]
+        chunks: list[tuple[Tensor, int]] = []
+        start = 0
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and (stop + 1 - start) * int(lengths[order[stop]]) <= budget:
+                stop += 1
+            held = budget // max(1, (stop - start) * int(lengths[order[stop - 1]]))
+            chunks.append((order[start:stop], max(1, held)))
+            start = stop
+        return chunks
+
+
+def _in_step(jobs: Sequence[_Job], agree: Agree | None) -> Iterator[tuple[_Job, bool]]:
+    """The jobs; where another process has more of them, the last one again, which does not count."""
+    for job in jobs:
+        yield job, True
+    if agree is not None:
+        for _ in range(agree(len(jobs)) - len(jobs)):
+            yield jobs[-1], False
+
+
+@torch.no_grad()
+def _shapley(model: Any, path: EmbeddingPath, config: AttributionConfig, agree: Agree | None) -> BlockAttribution:
+    """Exact Shapley values of the four blocks, by one forward pass per set of blocks and no backward pass."""
+    rows = SeparateRows(model, path, config, agree=agree)
+    players = range(len(BLOCKS))
+    value: dict[frozenset[int], Tensor] = {}
+    for size in range(len(players) + 1):
+        for present in map(frozenset, combinations(players, size)):
+            absent = torch.tensor([k not in present for k in players] + [False], device=path.ids_BL.device)
+            # Block -1, no block, reads the last entry.
+            away = absent[path.blocks_BL][..., None]
+            embeddings = path.inputs_BLD - path.difference_BLD * away
+            value[present] = rows.log_probability_at(embeddings)
+    shares = []
+    for k in players:
+        gains = [
+            (value[others | {k}] - value[others]) / (len(players) * math.comb(len(players) - 1, len(others)))
+            for others in value
+            if k not in others
+        ]
+        shares.append(torch.stack(gains).sum(0))
+    signed = torch.stack(shares, -1)
+    delta = value[frozenset(players)] - value[frozenset()]
+    return BlockAttribution(
+        signed=signed,
+        l1=signed.abs(),
+        residual=_residual(signed, delta),
+        delta_f=delta,
+        log_p=value[frozenset(players)],
     )
 
 
-def _pad_token(model: Any) -> int:
-    for config in (model.config.get_text_config(), model.generation_config):
-        if isinstance(config.pad_token_id, int):
-            return config.pad_token_id
-    raise ValueError("the model names no pad token; set `pad_token_id` in its configuration")
+@torch.no_grad()
+def _attention(model: Any, path: EmbeddingPath, config: AttributionConfig, blocks: int) -> BlockAttribution:
+    """Attention that the positions which predict the target pay to each block, over all layers and heads.
+
+    No attribution at all: a control that is as cheap as one forward pass. Shares, not nats.
+    """
+    signed = torch.zeros(len(path), blocks, dtype=torch.float64, device=path.ids_BL.device)
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        for rows, _ in SeparateRows(model, path, config).chunks():
+            some = path.rows(rows)
+            output = model(
+                inputs_embeds=some.inputs_BLD.to(model.dtype),
+                position_ids=some.positions_3BL,
+                attention_mask=some.attention_BL,
+                use_cache=False,
+                output_attentions=True,
+            )
+            paid_BLL = torch.stack(output.attentions).double().mean((0, 2))
+            # A token is predicted at the position before it.
+            asked_BL = functional.pad(some.target_BL[:, 1:], (0, 1)).double()
+            members = functional.one_hot(some.blocks_BL + 1, blocks + 1)[..., 1:].double()
+            signed[rows] = torch.einsum("bq,bql,blk->bk", asked_BL, paid_BLL, members)
+    finally:
+        model.set_attn_implementation(before)
+    nothing = torch.zeros(len(path), dtype=torch.float64, device=signed.device)
+    return BlockAttribution(signed=signed, l1=signed, residual=nothing, delta_f=nothing, log_p=nothing)
 
 
 @contextmanager
@@ -232,7 +310,7 @@ def _check(batch: Mapping[str, Tensor], image_token: int) -> None:
         raise ValueError("pass pixel_values and image_grid_thw together, or neither")
     is_image = batch["input_ids"] == image_token
     if "pixel_values" not in batch:
-        _check_image_tokens(int(is_image.sum()), 0)
+        check_image_tokens(int(is_image.sum()), 0)
     if not torch.equal(batch["mm_token_type_ids"].long(), is_image.long()):
         raise ValueError(f"mm_token_type_ids must be 1 at image tokens (id {image_token}) and 0 elsewhere")
     _check_blocks_and_targets(batch["block_ids"], batch["target_mask"].bool(), batch["attention_mask"].bool())
@@ -252,18 +330,11 @@ def _check_shapes(batch: Mapping[str, Tensor]) -> None:
 
 
 def _check_blocks_and_targets(blocks_BL: Tensor, target_BL: Tensor, attended_BL: Tensor) -> None:
-    strange = blocks_BL[(blocks_BL < -1) | (blocks_BL >= len(BLOCKS))]
+    strange = blocks_BL[blocks_BL < -1]
     if len(strange):
-        raise ValueError(f"block_ids hold {strange.unique().tolist()}; expected -1 to {len(BLOCKS) - 1}")
+        raise ValueError(f"block_ids hold {strange.unique().tolist()}; expected -1 (no block) or more")
     if (target_BL & (blocks_BL >= 0)).any():
         raise ValueError("target_mask overlaps a block; give target tokens the block id -1")
     follows_token = functional.pad(attended_BL[:, :-1], (1, 0))
     if (target_BL & ~(attended_BL & follows_token)).any():
         raise ValueError("target_mask marks padding or a row's first token; mark tokens that follow another one")
-
-
-def _check_image_tokens(tokens: int, features: int) -> None:
-    if tokens != features:
-        raise ValueError(
-            f"input_ids hold {tokens} image tokens, the images make {features}; pass every row's images, in order"
-        )

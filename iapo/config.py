@@ -11,6 +11,7 @@ import difflib
 import json
 import typing
 from collections.abc import Mapping, Sequence
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +26,12 @@ _SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+
+Baseline = Literal["pad_image_mean", "pad", "mean_embedding", "zero", "flat_image"]
+"""Start of the path: pad embedding for text with the image's mean token; pad everywhere; the vocabulary's
+mean with the image's mean token; zero everywhere; pad with the features of a grey image."""
+Partition = Literal["prit", "items", "labels"]
+"""Which tokens of a prompt are summed together."""
 
 
 @dataclass(frozen=True, config=_SETTINGS)
@@ -41,6 +48,9 @@ class DataConfig:
     """Questions per set behind every reported figure."""
     labels_per_figure: Annotated[int, Field(ge=2, le=8)] = 5
     """Rows, columns or bars in a figure; sub-figure sets always have four panels."""
+    hint_rate: Rate | None = None
+    """Shortcut world: the plain text names a label, the right one at this rate in training (else, and elsewhere,
+    any label); null has no hints."""
 
 
 @dataclass(frozen=True, config=_SETTINGS)
@@ -77,6 +87,10 @@ class DemonstrationConfig:
     """Of the wrongly labelled calls: share that name the first label listed; the rest are random."""
     mode_weights: tuple[float, float, float] = (0.2, 0.35, 0.45)
     """Relative frequency of mask, draw and highlight."""
+    hint_rate: Rate = 0.0
+    """Shortcut world: share whose hint names the label that is called, whatever is asked; else any label."""
+    thought: bool = False
+    """Whether a call follows a short thought that names its label and where it is from."""
 
 
 @dataclass(frozen=True, config=_SETTINGS)
@@ -133,19 +147,30 @@ class TrainConfig:
 
 @dataclass(frozen=True, config=_SETTINGS)
 class AttributionConfig:
-    """Integrated gradients of the tool call over the prompt's blocks. Defaults are the student's.
+    """Attribution of the tool call over the prompt's blocks. Defaults are the student's.
 
-    Student and teacher must share the baseline: it moves the distribution more than any quadrature.
+    Student and teacher must share everything but the points: the baseline moves the distribution more than any
+    quadrature.
     """
 
+    method: Literal["integrated_gradients", "shapley", "attention"] = "integrated_gradients"
+    """shapley: exact over the four blocks by 16 forward passes, another quantity. attention: a control."""
     points: Count = 8
-    """Midpoints on the path from baseline to input."""
-    tolerance: Positive = 0.1
+    """Points on the path from baseline to input."""
+    quadrature: Literal["midpoint", "gauss_legendre"] = "midpoint"
+    """Where the points lie. Midpoints are reused when a row is refined; Gauss–Legendre needs fewer of them."""
+    tolerance: Positive = 0.15
     """Completeness error above which a row's points are tripled once, no unit."""
-    baseline: Literal["pad_image_mean"] = "pad_image_mean"
-    """Pad embedding for text, the image's mean token for image tokens."""
-    rows_per_forward: Count = 128
-    """Path points × calls in one forward pass; bounds memory, never the result."""
+    baseline: Baseline = "pad_image_mean"
+    """Text and image tokens at the path's start. zero is no baseline under RMSNorm: completeness fails."""
+    blocks: Partition = "prit"
+    """prit: four. items: every image and tool definition its own. labels: labels in text and image apart."""
+    target: Literal["call", "turn"] = "call"
+    """What is attributed: the tool calls with their tags, or all that the turn says."""
+    tokens_per_forward: Count = 2048
+    """Points × calls × length in one forward pass; bounds memory, never the result."""
+    most_tokens: Count = 16384
+    """Longest prompt and call; a longer one is left out, with its group, and counted."""
 
 
 @dataclass(frozen=True, config=_SETTINGS)
@@ -154,12 +179,30 @@ class AlignmentConfig:
 
     weight: Annotated[float, Field(ge=0)] = 0.5
     """Lambda: penalty subtracted from the outcome reward, reward units per unit divergence. Assumed."""
+    weight_end: Annotated[float, Field(ge=0)] | None = None
+    """Lambda at the last step, reached linearly; null keeps it constant."""
     divergence: Literal["js", "kl_student_teacher", "kl_teacher_student"] = "js"
     """js is divided by ln 2 and bounded by 1. The paper uses a KL whose direction is not public."""
+    most: Positive | None = None
+    """Larger divergences are cut to this; null leaves them."""
     smoothing: Positive = 1e-3
     """Mass added to every block before renormalising, no unit."""
+    aggregation: Literal["signed", "l1", "length_normalised"] = "signed"
+    """A block's magnitude: of its signed sum, the sum of magnitudes, or the signed sum per token."""
+    reference: Literal["same_call", "teacher_call"] = "same_call"
+    """The teacher's attribution of the student's call (the paper), or of the teacher's own first call."""
+    contrastive: bool = False
+    """Attribute a call minus the mean of its alternatives: the group's other calls, the cached other calls."""
+    normalise: Literal["none", "batch"] = "none"
+    """batch: the penalty enters as its z-score over the step's rollouts."""
     missing_call: Literal["group_mean", "bound"] = "group_mean"
-    """Penalty of a rollout without a valid call: its group's mean, or the bound 1."""
+    """Penalty of a rollout without a valid call: its group's mean, or the bound (1, or `most`)."""
+    every_nth_group: Count = 1
+    """Attribute every n-th group of a step; the others get no penalty."""
+    loss_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the divergence as a differentiable loss beside the policy's, four points, a call a group."""
+    teacher: Literal["cache", "shuffled", "uniform", "self"] = "cache"
+    """Controls: another prompt's row, equal shares, the student's own shares (penalty 0)."""
 
 
 @dataclass(frozen=True, config=_SETTINGS)
@@ -172,12 +215,18 @@ class TeacherConfig:
     """Supervised stages."""
     train: TrainConfig = TrainConfig(steps=30)
     """GRPO on the outcome alone."""
-    attribution: AttributionConfig = AttributionConfig(points=16)
-    """Offline, so it can afford more points than the student."""
+    points: Count = 16
+    """Points on the path; offline, so it can afford more than the student. All else is `attribution`'s."""
     sampled_calls: Count = 4
-    """Calls sampled per prompt; every legal tool with the greedy call's labels is added to them."""
+    """Calls sampled per prompt, besides the greedy one."""
+    train_hint_rate: Rate = 0.0
+    """Shortcut world: how often the hint is right while the teacher is trained by GRPO."""
+    enumerated: Literal["none", "tools", "labels", "all"] = "tools"
+    """Legal calls added to them: every tool with the greedy call's labels, its tool with every label, or both."""
+    student_calls: Annotated[int, Field(ge=0)] = 8
+    """Calls sampled per prompt from the cold-started student, whose distinct ones are added too."""
     train_seed: int = 0
-    """Seed of the GRPO run and of the sampled calls."""
+    """Seed of the GRPO run whose teacher is cached, and of the sampled calls."""
 
 
 @dataclass(frozen=True, config=_SETTINGS)
@@ -215,6 +264,32 @@ class StatisticsConfig:
 
 
 @dataclass(frozen=True, config=_SETTINGS)
+class AuditConfig:
+    """What is measured about the teacher and its cache besides the table."""
+
+    prompts: Count = 64
+    """Training prompts whose calls are audited."""
+    rollouts: Annotated[int, Field(ge=2)] = 8
+    """Calls sampled per prompt."""
+    teacher_seeds: tuple[int, ...] = (0, 1, 2)
+    """GRPO seeds of the teachers that are asked whether they are informative."""
+    reference_points: Count = 256
+    """Midpoints of the converged attribution that the cheap one is held against."""
+
+
+@dataclass(frozen=True, config=_SETTINGS)
+class Variant:
+    """A method with settings of its own; trained and tabulated beside the methods."""
+
+    method: str
+    """Name of ``baselines.METHODS``."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Overrides of `train`, `attribution` and `alignment`, nested as in a config file."""
+    against: tuple[str, ...] = ()
+    """Methods or variants that the mechanism study compares it with: its controls."""
+
+
+@dataclass(frozen=True, config=_SETTINGS)
 class Config:
     """A whole run."""
 
@@ -223,7 +298,9 @@ class Config:
     device: Literal["cpu", "cuda"] = "cpu"
     """Where models run. ``cuda`` is checked before any job starts."""
     methods: tuple[str, ...] = ("vtool_r1", "iapo")
-    """Methods to train, names of ``baselines.METHODS``."""
+    """Methods to train: names of ``baselines.METHODS`` or of `variants`."""
+    variants: dict[str, Variant] = field(default_factory=dict)
+    """Name → method and the settings that it is trained with."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One GRPO run per method and seed."""
     test_sets: tuple[str, ...] = TEST_SETS
@@ -236,6 +313,12 @@ class Config:
     alignment: AlignmentConfig = AlignmentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     statistics: StatisticsConfig = StatisticsConfig()
+    audit: AuditConfig = AuditConfig()
+
+    @property
+    def teacher_attribution(self) -> AttributionConfig:
+        """The teacher's settings: the student's with the teacher's points, since all else must be shared."""
+        return dataclasses.replace(self.attribution, points=self.teacher.points)
 
 
 class ConfigError(ValueError):
@@ -260,6 +343,33 @@ def load_config(raw: Mapping[str, Any]) -> Config:
         raise ConfigError("\n".join(_problem(detail) for detail in error.errors())) from None
     _check_together(config)
     return config
+
+
+OVERRIDES = ("train", "attribution", "alignment")
+"""Sections that a method or a variant may change; the rest is the ground that all methods share."""
+
+
+def with_overrides(config: Config, settings: Mapping[str, Any], whose: str) -> Config:
+    """A configuration with some settings of a method or variant in place.
+
+    Args:
+        config: of the run.
+        settings: nested as in a config file.
+        whose: name of the method or variant, for errors.
+
+    Raises:
+        ConfigError: for a section that all methods share, an unknown key or a wrong value.
+    """
+    shared = sorted(set(settings) - set(OVERRIDES))
+    if shared:
+        raise ConfigError(f"{whose}: found settings for {', '.join(shared)}; only {', '.join(OVERRIDES)} can differ")
+    raw = dataclasses.asdict(config)
+    for section, values in settings.items():
+        raw[section] |= values
+    try:
+        return load_config(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{whose}: {error}") from None
 
 
 def config_schema() -> dict[str, Any]:
@@ -302,6 +412,13 @@ def _check_together(config: Config) -> None:
     ):
         if model.hidden_size % 8 or model.hidden_size < 24:
             problems.append(f"{key}: found {model.hidden_size}; use a multiple of 8, 24 or more")
+    attribution, alignment = config.attribution, config.alignment
+    if attribution.method == "shapley" and attribution.blocks != "prit":
+        problems.append(f"attribution.method: found shapley with {attribution.blocks} blocks; it needs prit")
+    if alignment.weight_end is not None and alignment.weight == 0:
+        problems.append("alignment.weight: found 0 with weight_end set; start above 0")
+    if alignment.loss_weight and attribution.method != "integrated_gradients":
+        problems.append(f"alignment.loss_weight: found it with {attribution.method}; needs integrated_gradients")
     if problems:
         raise ConfigError("\n".join(f"{problem} (config/README.md)" for problem in problems))
 
@@ -324,13 +441,13 @@ def config_reference() -> str:
 
 def _reference_rows(schema: Mapping[str, Any], section: Mapping[str, Any], prefix: str) -> list[str]:
     rows: list[str] = []
-    for name, field in section["properties"].items():
-        target = field.get("$ref") or (field.get("allOf") or [{}])[0].get("$ref")
+    for name, entry in section["properties"].items():
+        target = entry.get("$ref") or (entry.get("allOf") or [{}])[0].get("$ref")
         if target:
             rows += _reference_rows(schema, schema["$defs"][target.rpartition("/")[2]], f"{prefix}{name}.")
         else:
-            default = f"`{json.dumps(field['default'])}`" if "default" in field else "–"
-            rows.append(f"| `{prefix}{name}` | {default} | {field.get('description', '')} |")
+            default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "–"
+            rows.append(f"| `{prefix}{name}` | {default} | {entry.get('description', '')} |")
     return rows
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from iapo.config import DemonstrationConfig
+from iapo.data.hints import draw_hint, hint_of, with_hint
 from iapo.data.store import figure_to_json
 from iapo.env import ENVIRONMENTS, answer_tool_calls
 from iapo.prompts import Message, answer_text, open_image, prompt_messages
@@ -65,7 +66,9 @@ class Demonstrator:
             source = rng.choice(self._first_label if first else self._examples)
             example = _ask_for(source, rng.choice(_other_labels(source)))
         call = self._tool_call(example, _family(example), rng)
-        return _with_tool_turn(example, call, rng)
+        if hint_of(example) is not None:
+            example = with_hint(example, draw_hint(rng, call.labels[0], _labels(example), self._config.hint_rate))
+        return _with_tool_turn(example, call, thought(example, call, rng) if self._config.thought else "")
 
     def _failed_call(self, rng: random.Random) -> Demonstration:
         """A call for a family that the figure lacks, or lacks this label in, and a guess."""
@@ -74,7 +77,7 @@ class Demonstrator:
         if not families:
             return _direct(source)
         example = _ask_for(source, rng.choice(_labels(source)))
-        return _with_tool_turn(example, self._tool_call(example, rng.choice(sorted(families)), rng), rng)
+        return _with_tool_turn(example, self._tool_call(example, rng.choice(sorted(families)), rng), "")
 
     def _tool_call(self, example: Example, family: str, rng: random.Random) -> ToolCall:
         modes = [mode for mode in MODES if f"focus_on_{family}_with_{mode}" in TOOLS]
@@ -114,10 +117,18 @@ def _direct(example: Example) -> Demonstration:
     return Demonstration(messages, example.figure.kind)
 
 
-def _with_tool_turn(example: Example, call: ToolCall, rng: random.Random) -> Demonstration:
+def thought(example: Example, call: ToolCall, rng: random.Random) -> str:
+    """A few words before the call: its label, and what names it."""
+    label = call.labels[0]
+    said = {"question": example.request, "hint": hint_of(example) or ""}
+    names = [where for where, text in said.items() if f" {label} " in f" {text} "]
+    return f"the {rng.choice(names or ['figure'])} names {label} ."
+
+
+def _with_tool_turn(example: Example, call: ToolCall, before: str) -> Demonstration:
     image = open_image(example)
     messages = prompt_messages(example, image)
-    messages.append({"role": "assistant", "content": render_call(call)})
+    messages.append({"role": "assistant", "content": before + render_call(call)})
     messages += run_call(example, image, call)
     messages.append({"role": "assistant", "content": spoken_answer(example)})
     return Demonstration(messages, example.figure.kind)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from iapo.config import Config
+from iapo.config import Config, with_overrides
 
 RewardFunction = Callable[..., list[float]]
 """In TRL's reward signature: lists in, one number a rollout out."""
@@ -32,6 +33,28 @@ class Method:
     """Imports its reward functions when called, since those need torch."""
     uses_teacher: bool = False
     """Whether its rewards compare attributions with the cached teacher's."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """What it changes in `train`, `attribution` and `alignment`, nested as in a config file."""
+
+
+def resolve(name: str, config: Config, methods: Mapping[str, Method]) -> tuple[Method, Config]:
+    """A method of the run by name, and the configuration that it is trained with.
+
+    Args:
+        name: of a method or of a variant in ``config``.
+        config: of the run.
+        methods: all of them, by name.
+
+    Raises:
+        ConfigError: where the method or the variant sets what it cannot.
+        KeyError: for an unknown name.
+    """
+    variant = config.variants.get(name)
+    method = methods[variant.method if variant else name]
+    settled = with_overrides(config, method.settings, method.name) if method.settings else config
+    if variant and variant.settings:
+        settled = with_overrides(settled, variant.settings, name)
+    return replace(method, name=name), settled
 
 
 def with_settings(function: RewardFunction, **settings: object) -> RewardFunction:

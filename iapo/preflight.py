@@ -19,9 +19,10 @@ class PreflightError(RuntimeError):
 
 
 def check_methods(config: Config, known: Iterable[str]) -> None:
-    """Every configured method, and the reference of the comparisons, has an entry in the table of methods."""
+    """Every configured method, and what each variant is a variant of, has an entry in the table of methods."""
     names = sorted(known)
-    for method in config.methods:
+    wanted = [config.variants[name].method if name in config.variants else name for name in config.methods]
+    for method in wanted:
         if method not in names:
             near = difflib.get_close_matches(method, names, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""

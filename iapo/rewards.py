@@ -6,6 +6,8 @@ of this package adds them. TRL multiplies it by lambda through ``reward_weights`
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +16,8 @@ import torch
 from iapo.alignment import distribution, divergence
 from iapo.answers import extract, score
 from iapo.config import AlignmentConfig
-from iapo.types import Metric
+from iapo.tools import parse_turn
+from iapo.types import Metric, ToolCall
 
 BlockSums = Sequence[float]
 """Signed attribution of a call per block, nats: P, R, I, T."""
@@ -58,6 +61,38 @@ def final_text(messages: Sequence[dict[str, Any]]) -> str:
     return "".join(part.get("text") or "" for part in content)
 
 
+def wrong_call_penalty(
+    completions: Sequence[Sequence[dict[str, Any]]], focus_labels: Sequence[Sequence[str]], **_: Any
+) -> list[float]:
+    """-1 for a first call that names other labels than the annotated ones, 0 for the right ones and for no call.
+
+    A control with the answer key: what a penalty that told right calls from wrong ones perfectly would do.
+    """
+    return [
+        -float(bool(calls := _first_calls(messages)) and set(calls[0].labels) != set(labels))
+        for messages, labels in zip(completions, focus_labels, strict=True)
+    ]
+
+
+def _first_calls(messages: Sequence[dict[str, Any]]) -> list[ToolCall]:
+    asked = messages[0].get("tool_calls") or [] if messages else []
+    calls = [each["function"] for each in asked]
+    return [
+        call
+        for function in calls
+        for call in parse_turn(f"<tool_call>{json.dumps(function, ensure_ascii=False)}</tool_call>").calls
+    ]
+
+
+def constant_penalty(completions: Sequence[Any], prompts: Sequence[Any], **_: Any) -> list[float]:
+    """The same number in [-1, 0] for every rollout of a prompt: a control that changes no advantage."""
+    return [-zlib.crc32(str(_texts(prompt)).encode()) / 2**32 for prompt in prompts]
+
+
+def _texts(prompt: Any) -> list[str]:
+    return [str(part.get("text")) for message in prompt for part in message["content"] if isinstance(part, dict)]
+
+
 def alignment_reward(
     completions: Sequence[Any],
     student_block_sums: Sequence[BlockSums | None],
@@ -65,6 +100,7 @@ def alignment_reward(
     prompt_key: Sequence[str],
     *,
     config: AlignmentConfig | None = None,
+    trainer_state: Any = None,
     log_metric: Callable[[str, float], None] | None = None,
     **_: Any,
 ) -> list[float]:
@@ -78,13 +114,14 @@ def alignment_reward(
         teacher_block_sums: of the same or the nearest cached call; None where the cache has none.
         prompt_key: rollouts with the same key are one group, as far as they are in this call: where a group
             is spread over processes, each fills its missing calls from its own part.
-        config: divergence, smoothing and what a missing call gets.
+        config: divergence, smoothing, what a missing call gets, and how lambda moves.
+        trainer_state: TRL's, for the share of the run that is done; needed where lambda moves.
         log_metric: TRL's, for the penalty's mean and spread and the cache's coverage.
 
     Returns:
         Minus the penalty. With ``group_mean`` a rollout without a valid call gets the mean penalty of its
         group's others, so that not calling is no escape and no fault (0 where nobody called); with ``bound``
-        it gets 1. A group without teacher rows gets 0 throughout.
+        it gets 1 (or ``config.most``). A group without teacher rows gets 0 throughout.
 
     Example:
         >>> alignment_reward([[], []], [[0, 1, 0, 0], None], [[0, 1, 0, 0]] * 2, ["a", "a"])
@@ -100,10 +137,30 @@ def alignment_reward(
             groups[key].append(penalty)
     if log_metric is not None:
         _log(penalties, student_block_sums, teacher_block_sums, log_metric)
-    return [
-        0.0 - _settled(penalty, student is None, groups.get(key), settings)
+    settled = [
+        _settled(penalty, student is None, groups.get(key), settings)
         for penalty, student, key in zip(penalties, student_block_sums, prompt_key, strict=True)
     ]
+    if settings.normalise == "batch":
+        settled = _standardised(settled)
+    factor = _schedule(settings, trainer_state)
+    return [0.0 - factor * penalty for penalty in settled]
+
+
+def _standardised(penalties: Sequence[float]) -> list[float]:
+    """z-scores over the step, so that a group's few differences are not blown up to unit variance."""
+    values = torch.tensor(penalties, dtype=torch.float64)
+    return ((values - values.mean()) / values.std(correction=0).clamp(min=1e-6)).tolist()
+
+
+def _schedule(config: AlignmentConfig, trainer_state: Any) -> float:
+    """Lambda now over lambda at the start, which TRL multiplies by."""
+    if config.weight_end is None or config.weight == 0:
+        return 1.0
+    if trainer_state is None:
+        raise ValueError("alignment.weight_end is set, but the trainer passes no trainer_state; leave it null")
+    done = trainer_state.global_step / max(1, trainer_state.max_steps - 1)
+    return float(1 + min(1.0, done) * (config.weight_end / config.weight - 1))
 
 
 def _penalties(
@@ -111,13 +168,14 @@ def _penalties(
     teacher: Sequence[BlockSums | None],
     config: AlignmentConfig,
 ) -> list[float | None]:
-    known = [i for i, (s, t) in enumerate(zip(student, teacher, strict=True)) if s is not None and t is not None]
     penalties: list[float | None] = [None] * len(student)
-    if known:
-        p = distribution(torch.tensor([student[i] for i in known]), config.smoothing)
-        q = distribution(torch.tensor([teacher[i] for i in known]), config.smoothing)
-        for i, value in zip(known, divergence(p, q, config.divergence).tolist(), strict=True):
-            penalties[i] = value
+    for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        if s is None or t is None:
+            continue
+        # One by one: in a finer partition every prompt has its own number of blocks.
+        p, q = (distribution(torch.tensor(sums, dtype=torch.float64), config.smoothing) for sums in (s, t))
+        penalty = divergence(p, q, config.divergence).item()
+        penalties[i] = penalty if config.most is None else min(penalty, config.most)
     return penalties
 
 
@@ -130,7 +188,7 @@ def _settled(
     if not missing_call or covered_group is None:
         return 0.0
     if config.missing_call == "bound":
-        return 1.0
+        return config.most or 1.0
     return sum(covered_group) / len(covered_group) if covered_group else 0.0
 
 

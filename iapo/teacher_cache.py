@@ -2,15 +2,15 @@
 
 Rows are addressed by content: a prompt's key covers the teacher's weights, the processor, the attribution
 settings, the prompt's token ids and its pixels, never the student. Raw block sums are stored, so another
-divergence or smoothing needs no new pass. Parquet shards are written under a temporary name and renamed;
-the manifest, written last, names them with their hashes.
+divergence or smoothing needs no new pass. :mod:`iapo.cache_writer` writes what is read here.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 
 from iapo.config import AttributionConfig
-from iapo.provenance import atomic_write, sha256_file
+from iapo.provenance import sha256_file
 from iapo.tools import canonical
 from iapo.types import ToolCall
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Part of every fingerprint; raise it when the meaning of a row changes."""
 
-_BLOCKS = pa.list_(pa.float64(), 4)
-_SCHEMA = pa.schema(
+_BLOCKS = pa.list_(pa.float64())
+SCHEMA = pa.schema(
     [
         ("prompt_key", pa.string()),
         ("canonical_call", pa.string()),
@@ -37,9 +37,11 @@ _SCHEMA = pa.schema(
         ("labels", pa.list_(pa.string())),
         ("signed", _BLOCKS),
         ("l1", _BLOCKS),
+        ("log_p", pa.float64()),
         ("delta_f", pa.float64()),
         ("residual", pa.float64()),
         ("source", pa.string()),
+        ("rank", pa.int32()),
         ("correct", pa.bool_()),
         ("call_text", pa.string()),
     ]
@@ -57,15 +59,19 @@ class CacheRow:
     prompt_key: str
     call: ToolCall
     signed: tuple[float, ...]
-    """Block sums P, R, I, T, nats."""
+    """Block sums P, R, I, T, or those of a finer partition, nats."""
     l1: tuple[float, ...]
     """Sums of magnitudes per block, nats."""
+    log_p: float
+    """Log-probability of the call on the prompt, nats."""
     delta_f: float
     """Log-probability of the call on the prompt minus on the baseline, nats."""
     residual: float
     """Completeness error, no unit."""
     source: Literal["sampled", "enumerated", "filled"]
-    """Sampled from the teacher, one of the legal tools with its labels, or added for a missed look-up."""
+    """Sampled from the teacher, one of the legal calls near it, or added for a call that a student made."""
+    rank: int
+    """Place among the prompt's candidates; 0 is the teacher's greedy call."""
     correct: bool | None
     """Whether the call names the annotated labels; None where there is no annotation."""
     call_text: str
@@ -80,6 +86,8 @@ class CacheHit:
     l1: tuple[float, ...]
     """Sums of magnitudes per block, nats."""
     kind: Literal["exact", "same_tool", "nearest"]
+    others: tuple[float, ...]
+    """Mean block sums of the prompt's other rows; zeros where there is none."""
 
 
 def fingerprint(weights: str, processor: str, attribution: AttributionConfig) -> str:
@@ -88,11 +96,12 @@ def fingerprint(weights: str, processor: str, attribution: AttributionConfig) ->
     Args:
         weights: hash of the teacher's weights, :func:`hash_weights`.
         processor: hash of its processor, :func:`hash_processor`.
-        attribution: settings; how many rows share a forward pass does not count.
+        attribution: settings; what bounds memory does not count.
     """
     settings = asdict(attribution)
-    settings.pop("rows_per_forward")
-    return _digest(
+    for name in ("tokens_per_forward", "most_tokens"):
+        settings.pop(name)
+    return digest(
         str(SCHEMA_VERSION).encode(),
         weights.encode(),
         processor.encode(),
@@ -114,7 +123,7 @@ def prompt_key(
         pixel_values: [patches, channels] of its images; None where it has none.
         image_grid_thw: [images, 3]; None where it has none.
     """
-    return _digest(
+    return digest(
         cache_fingerprint.encode(),
         ",".join(map(str, input_ids)).encode(),
         *(_tensor_bytes(tensor) for tensor in (pixel_values, image_grid_thw)),
@@ -130,13 +139,13 @@ def _tensor_bytes(tensor: Tensor | None) -> bytes:
     return header.encode() + flat.numpy().tobytes()
 
 
-def _digest(*parts: bytes) -> str:
+def digest(*parts: bytes) -> str:
     """sha256 over length-prefixed parts, so that no two lists of parts read the same."""
-    digest = hashlib.sha256()
+    sha256 = hashlib.sha256()
     for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()
+        sha256.update(len(part).to_bytes(8, "big"))
+        sha256.update(part)
+    return sha256.hexdigest()
 
 
 def hash_weights(directory: Path) -> str:
@@ -161,79 +170,7 @@ def _hash_files(directory: Path, *patterns: str) -> str:
     files = sorted({path for pattern in patterns for path in directory.glob(pattern)})
     if not files:
         raise CacheError(f"{directory}: found none of {', '.join(patterns)}; expected a saved model")
-    return _digest(*(f"{path.name}:{sha256_file(path)}".encode() for path in files))
-
-
-def write_cache(
-    directory: Path, cache_fingerprint: str, rows: Iterable[CacheRow], *, shard_rows: int = 4096
-) -> dict[str, Any]:
-    """Write a cache, or add rows to one with the same fingerprint, whose shards stay as they are.
-
-    Args:
-        directory: of the cache.
-        cache_fingerprint: of the teacher and the settings.
-        rows: new rows; one that the cache already holds is left out.
-        shard_rows: most rows in one file.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        CacheError: when the directory holds another teacher's cache.
-    """
-    shards: dict[str, dict[str, Any]] = {}
-    known: set[tuple[str, str]] = set()
-    if (directory / "manifest.json").exists():
-        cache = TeacherCache(directory)
-        if cache.fingerprint != cache_fingerprint:
-            raise CacheError(
-                f"{directory} holds fingerprint {cache.fingerprint[:12]}…, the teacher's is "
-                f"{cache_fingerprint[:12]}…; delete the directory or write elsewhere"
-            )
-        shards = cache.shards
-        known = {(row.prompt_key, canonical(row.call)) for row in cache.rows}
-    fresh = {
-        (row.prompt_key, canonical(row.call)): row for row in rows if (row.prompt_key, canonical(row.call)) not in known
-    }
-    ordered = [fresh[key] for key in sorted(fresh)]
-    for start in range(0, len(ordered), shard_rows):
-        name, facts = _write_shard(directory, ordered[start : start + shard_rows])
-        shards[name] = facts
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "fingerprint": cache_fingerprint,
-        "shards": shards,
-    }
-    with atomic_write(directory / "manifest.json") as partial:
-        partial.write_text(json.dumps(manifest, indent=1) + "\n")
-    return manifest
-
-
-def _write_shard(directory: Path, rows: Sequence[CacheRow]) -> tuple[str, dict[str, Any]]:
-    first, last = rows[0].prompt_key, rows[-1].prompt_key
-    identity = _digest(*(f"{row.prompt_key}{canonical(row.call)}".encode() for row in rows))
-    name = f"{first[:8]}-{last[:8]}-{identity[:8]}.parquet"
-    with atomic_write(directory / name) as partial:
-        table = pa.Table.from_pylist([_to_dict(row) for row in rows], schema=_SCHEMA)
-        pq.write_table(table, partial, compression="zstd")
-    return name, {"sha256": sha256_file(directory / name), "rows": len(rows)}
-
-
-def _to_dict(row: CacheRow) -> dict[str, Any]:
-    fields = {name: getattr(row, name) for name in _SCHEMA.names if hasattr(row, name)}
-    return {
-        **fields,
-        "canonical_call": canonical(row.call),
-        "tool": row.call.name,
-        "labels": list(row.call.labels),
-    }
-
-
-def _from_dict(fields: dict[str, Any]) -> CacheRow:
-    call = ToolCall(fields.pop("tool"), tuple(fields.pop("labels")))
-    del fields["canonical_call"]
-    signed, l1 = tuple(fields.pop("signed")), tuple(fields.pop("l1"))
-    return CacheRow(call=call, signed=signed, l1=l1, **fields)
+    return digest(*(f"{path.name}:{sha256_file(path)}".encode() for path in files))
 
 
 class TeacherCache:
@@ -242,20 +179,20 @@ class TeacherCache:
     def __init__(self, path: str | Path) -> None:
         """
         Args:
-            path: the directory as :func:`write_cache` left it.
+            path: the directory as :class:`iapo.cache_writer.CacheWriter` left it.
 
         Raises:
             CacheError: for a manifest that is missing, unreadable or of another schema version, or a shard
                 that is missing or altered.
         """
         directory = Path(path)
-        manifest = _read_manifest(directory / "manifest.json")
+        manifest = read_manifest(directory)
         self.fingerprint: str = manifest["fingerprint"]
         self.shards: dict[str, dict[str, Any]] = manifest["shards"]
         self.rows: list[CacheRow] = []
         for name, facts in self.shards.items():
-            _check_shard(directory / name, facts["sha256"])
-            self.rows += map(_from_dict, pq.read_table(directory / name).to_pylist())
+            check_shard(directory / name, facts["sha256"])
+            self.rows += read_shard(directory / name)
         self._by_prompt: dict[str, list[CacheRow]] = {}
         for row in self.rows:
             self._by_prompt.setdefault(row.prompt_key, []).append(row)
@@ -288,18 +225,70 @@ class TeacherCache:
             return None
         wanted = canonical(call)
         exact = [row for row in rows if canonical(row.call) == wanted]
-        if exact:
-            return CacheHit(exact[0].signed, exact[0].l1, "exact")
         # The tool's name outranks the labels, so all of the nearest share the tool, or none has it.
-        nearest = _nearest(call, rows)
-        return CacheHit(
-            _mean([row.signed for row in nearest]),
-            _mean([row.l1 for row in nearest]),
-            "same_tool" if nearest[0].call.name == call.name else "nearest",
-        )
+        nearest = exact[:1] or _nearest(call, rows)
+        same_tool = nearest[0].call.name == call.name
+        return _hit(nearest, rows, "exact" if exact else "same_tool" if same_tool else "nearest")
+
+    def teacher_call(self, key: str) -> CacheHit | None:
+        """The row of the call that the teacher itself makes; None where the prompt has no row."""
+        rows = self._by_prompt.get(key)
+        return _hit([min(rows, key=lambda row: row.rank)], rows, "exact") if rows else None
+
+    def teacher_turn(self, key: str) -> str | None:
+        """What the teacher itself says on the prompt; None where the prompt has no row."""
+        rows = self._by_prompt.get(key)
+        return min(rows, key=lambda row: row.rank).call_text if rows else None
+
+    def partner(self, key: str) -> str:
+        """Another prompt with as many blocks, the same one every time: the shuffled control's."""
+        blocks = len(self._by_prompt[key][0].signed)
+        alike = [other for other in sorted(self._by_prompt) if len(self._by_prompt[other][0].signed) == blocks]
+        # Keys are hashes, so the next one in order is as good as a random one.
+        return alike[(alike.index(key) + 1) % len(alike)]
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def _hit(
+    found: Sequence[CacheRow], rows: Sequence[CacheRow], kind: Literal["exact", "same_tool", "nearest"]
+) -> CacheHit:
+    others = [row.signed for row in rows if row not in found]
+    return CacheHit(
+        _mean([row.signed for row in found]),
+        _mean([row.l1 for row in found]),
+        kind,
+        _mean(others) if others else (0.0,) * len(found[0].signed),
+    )
+
+
+def cache_stats(directory: Path) -> dict[str, Any]:
+    """What a cache holds, for people: prompts, rows by source, size, completeness."""
+    cache = TeacherCache(directory)
+    residuals = torch.tensor([row.residual for row in cache.rows] or [0.0], dtype=torch.float64)
+    return {
+        "fingerprint": cache.fingerprint,
+        "prompts": len(cache.prompts),
+        "rows": len(cache),
+        "rows_per_prompt": len(cache) / max(1, len(cache.prompts)),
+        "rows_by_source": dict(Counter(row.source for row in cache.rows)),
+        "share_correct": _share([row.correct for row in cache.rows if row.correct is not None]),
+        "shards": len(cache.shards),
+        "bytes": sum((directory / name).stat().st_size for name in cache.shards),
+        "residual_median": residuals.quantile(0.5).item(),
+        "residual_p95": residuals.quantile(0.95).item(),
+    }
+
+
+def _share(values: Sequence[bool]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """A cache's manifest: ``fingerprint``, and ``shards`` with their hashes and prompts.
+
+    Raises:
+        CacheError: where it is missing, unreadable or of another schema version.
+    """
+    path = directory / "manifest.json"
     if not path.exists():
         raise CacheError(f"{path} not found; make the cache (rule cache_teacher)")
     again = f"delete {path.parent} and make the cache again (rule cache_teacher)"
@@ -313,12 +302,25 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def _check_shard(path: Path, expected: str) -> None:
+def _from_dict(fields: dict[str, Any]) -> CacheRow:
+    call = ToolCall(fields.pop("tool"), tuple(fields.pop("labels")))
+    del fields["canonical_call"]
+    signed, l1 = tuple(fields.pop("signed")), tuple(fields.pop("l1"))
+    return CacheRow(call=call, signed=signed, l1=l1, **fields)
+
+
+def read_shard(path: Path) -> list[CacheRow]:
+    """The rows of one file."""
+    return [_from_dict(fields) for fields in pq.read_table(path).to_pylist()]
+
+
+def check_shard(path: Path, expected: str) -> None:
+    """Raise a :class:`CacheError` unless the file has this sha256."""
     found = sha256_file(path) if path.exists() else "no file"
     if found != expected:
         raise CacheError(
-            f"{path}: expected sha256 {expected}, found {found}; delete {path.parent} and make the cache "
-            "again (rule cache_teacher)"
+            f"{path}: expected sha256 {expected}, found {found}; make the cache again (rule cache_teacher), "
+            "which replaces damaged shards and keeps the others"
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from trl import GRPOConfig
 
+from iapo.alignment_trainer import AlignmentTrainer
 from iapo.config import Config, TrainConfig
 from iapo.data.store import figure_to_json
 from iapo.env import ENVIRONMENTS
@@ -19,8 +20,9 @@ from iapo.models import load_model, save_model
 from iapo.processor import UNSAMPLED_TOKENS
 from iapo.progress import Progress
 from iapo.prompts import open_image, prompt_messages
+from iapo.provenance import atomic_write
 from iapo.teacher_cache import TeacherCache
-from iapo.trainer import AlignmentTrainer, FigureTrainer, MetricsCallback
+from iapo.trainer import FigureTrainer, MetricsCallback
 from iapo.types import Example
 
 
@@ -87,6 +89,8 @@ def train(
 
         trainer.add_callback(MetricsCallback(write))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if isinstance(trainer, AlignmentTrainer):
+        _write_misses(work / "misses.jsonl", trainer.misses)
     save_model(trainer.model, processor, output)
     return metrics.rows()
 
@@ -99,7 +103,7 @@ def _trainer_class(method: Method, config: Config, cache: Path | None) -> tuple[
     return AlignmentTrainer, {
         "cache": TeacherCache(cache),
         "attribution": config.attribution,
-        "smoothing": config.alignment.smoothing,
+        "alignment": config.alignment,
     }
 
 
@@ -158,6 +162,14 @@ def _grpo_config(
         report_to="none",
         disable_tqdm=True,
     )
+
+
+def _write_misses(path: Path, misses: Mapping[tuple[str, str], int]) -> None:
+    """The queue for rule ``fill_cache``: calls that the cache had no row of its own for, most frequent first."""
+    ordered = sorted(misses.items(), key=lambda item: (-item[1], item[0]))
+    with atomic_write(path) as partial:
+        lines = [json.dumps({"prompt_key": key, "turn": text, "count": count}) for (key, text), count in ordered]
+        partial.write_text("".join(f"{line}\n" for line in lines))
 
 
 class MetricsFile:

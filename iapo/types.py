@@ -96,13 +96,15 @@ class Example:
 
 @dataclass(frozen=True)
 class BlockAttribution:
-    """Integrated gradients of a call's log-probability, summed per prompt block. All float64."""
+    """A call's log-probability attributed to prompt blocks. All float64; K is 4 or more."""
 
     signed: Tensor
-    """[B, 4] signed sums in nats, blocks in the order P, R, I, T."""
+    """[B, K] signed sums in nats, blocks in the order P, R, I, T or that of the finer partition."""
     l1: Tensor
-    """[B, 4] sums of the tokens' absolute attributions, nats."""
+    """[B, K] sums of the tokens' absolute attributions, nats."""
     residual: Tensor
     """[B] completeness error |sum − Δf| / max(|Δf|, 0.5), no unit."""
     delta_f: Tensor
     """[B] log-probability of the call on the input minus on the baseline, nats."""
+    log_p: Tensor
+    """[B] log-probability of the call on the input, nats."""

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from iapo.data.hints import hint_text
 from iapo.data.mini import RAW_FILES
 from iapo.types import TEST_SETS, Box, Example, Family, Figure, FigureKind, Metric, Split
 
@@ -92,7 +93,7 @@ def _example(record: _Record, folder: Path, test_set: str, split: Split) -> Exam
         split=split,
         figure=Figure(record.name, kind, boxes),
         image_png=png,
-        context=_context(kind, boxes),
+        context=_context(kind, boxes) + (hint_text(record["hint"]) if "hint" in record.fields else ""),
         request=record["prompt" if kind == "subfigures" else "query"],
         answer=record["answer"],
         metric=_METRIC.get(test_set, "exact"),

@@ -16,6 +16,7 @@ from typing import Any
 from iapo.config import DataConfig
 from iapo.data.figures import Grid, draw, figure_grid
 from iapo.data.gapminder import Table, split_tables
+from iapo.data.hints import draw_hint
 from iapo.data.vocabulary import PANELS
 from iapo.provenance import atomic_write
 from iapo.types import TEST_SETS, Split
@@ -99,9 +100,18 @@ def write_raw(config: DataConfig, root: Path) -> None:
                 name = f"{split}-{test_set}-{i:04d}"
                 path = figures / f"{name}.png"
                 draw(_grid(sample)).save(path, optimize=False)
-                records[name] = _record(sample, name, f"figures/{name}.png")
+                records[name] = _record(sample, name, f"figures/{name}.png") | _hint(sample, name, split, config)
             with atomic_write(root / split / RAW_FILES[test_set]) as partial:
                 partial.write_text(json.dumps(records, indent=1) + "\n")
+
+
+def _hint(sample: Sample, name: str, split: Split, config: DataConfig) -> dict[str, str]:
+    """A field of the shortcut world: right at a rate in training, any label elsewhere."""
+    if config.hint_rate is None:
+        return {}
+    labels = PANELS if sample.test_set == "charxiv" else sample.labels
+    rate = config.hint_rate if split == "train" else 0.0
+    return {"hint": draw_hint(random.Random(f"{config.seed}/hint/{name}"), sample.label, labels, rate)}
 
 
 def draw_samples(rng: random.Random, tables: Sequence[Table], test_set: str, count: int, labels: int) -> list[Sample]:

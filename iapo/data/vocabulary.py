@@ -24,6 +24,9 @@ _FUNCTION_WORDS = [
     "chart",
     "table",
     "figure",
+    "hint",
+    "question",
+    "names",
 ]
 _PUNCTUATION = (":", ",", ".", "?")
 

@@ -17,7 +17,7 @@ from iapo.env import tool_schemas
 from iapo.prompts import prompt_messages
 from iapo.rollout import encode_prompt
 from iapo.tools import render_call
-from iapo.trainer import PromptInputs, ToolTurn, calls_batch
+from iapo.turns import PromptInputs, ToolTurn, calls_batch
 from iapo.types import BlockAttribution, Example, ToolCall
 
 Batch = dict[str, Tensor]
@@ -153,9 +153,9 @@ def test_padding_changes_nothing(
 
 
 @pytest.mark.parametrize("tolerance", [1e9, 1e-12], ids=["plain", "tripled"])
-@pytest.mark.parametrize("rows_per_forward", [1, 2, 7, 24])
+@pytest.mark.parametrize("tokens_per_forward", [1, 40, 100, 700])
 def test_chunks_change_nothing(
-    tiny_model: Any, tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch, rows_per_forward: int, tolerance: float
+    tiny_model: Any, tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch, tokens_per_forward: int, tolerance: float
 ) -> None:
     config = replace(POINTS, tolerance=tolerance)
     whole = attribute(tiny_model, tiny_batch, config=config)
@@ -163,13 +163,14 @@ def test_chunks_change_nothing(
     forward = type(tiny_model).forward
 
     def recorded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        sizes.append(len(kwargs["inputs_embeds"]))
+        sizes.append(kwargs["inputs_embeds"][..., 0].numel())
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(type(tiny_model), "forward", recorded)
-    chunked = attribute(tiny_model, tiny_batch, config=replace(config, rows_per_forward=rows_per_forward))
+    chunked = attribute(tiny_model, tiny_batch, config=replace(config, tokens_per_forward=tokens_per_forward))
     assert same(whole, chunked)
-    assert max(sizes) <= rows_per_forward
+    longest = int(tiny_batch["attention_mask"].sum(1).max())
+    assert max(sizes) <= max(tokens_per_forward, longest)
 
 
 def test_a_batch_equals_its_rows_one_by_one(
@@ -282,7 +283,7 @@ def first_column(value: Any) -> Callable[[Tensor], Tensor]:
         (without("image_grid_thw"), "together"),
         (lambda batch: without("pixel_values")(without("image_grid_thw")(batch)), "images make 0"),
         (changed("mm_token_type_ids", torch.zeros_like), "mm_token_type_ids must be 1"),
-        (changed("block_ids", first_column(4)), r"hold \[4\]; expected -1 to 3"),
+        (changed("block_ids", first_column(-2)), r"hold \[-2\]; expected -1"),
         (changed("target_mask", torch.ones_like), "overlaps a block"),
         (changed("target_mask", first_column(True)), "padding or a row's first token"),
     ],

@@ -16,6 +16,7 @@ from trl import GRPOTrainer
 from baselines import METHODS
 from benchmarks.agent import FigureAgent, response_text
 from benchmarks.evaluate import evaluate
+from iapo.cache_writer import CacheWriter
 from iapo.config import Config, TeacherConfig, TrainConfig
 from iapo.data.store import figure_to_json
 from iapo.demonstrations import spoken_answer
@@ -25,10 +26,11 @@ from iapo.models import save_model
 from iapo.processor import UNSAMPLED_TOKENS
 from iapo.prompts import answer_text, open_image, prompt_messages
 from iapo.rollout import Rollout, encode_prompt, generate_turn, roll_out
-from iapo.teacher import teacher_rows
-from iapo.teacher_cache import TeacherCache, fingerprint, hash_processor, hash_weights, write_cache
+from iapo.teacher import TeacherPass
+from iapo.teacher_cache import TeacherCache, fingerprint, hash_processor, hash_weights
 from iapo.train import last_checkpoint, train, training_prompts
-from iapo.trainer import FigureTrainer, call_tokens
+from iapo.trainer import FigureTrainer
+from iapo.turns import call_tokens
 from iapo.types import TEST_SETS, Example, ToolCall
 
 
@@ -127,6 +129,7 @@ def test_trl_s_private_methods_are_as_we_override_them() -> None:
         "_tokenize_prompts": ["self", "prompts"],
         "_get_tool_suffix_ids": ["self", "tool_messages"],
         "_generate": ["self", "prompts"],
+        "_generate_and_score_completions": ["self", "inputs"],
         "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
         "_compute_loss": ["self", "model", "inputs"],
         "log": ["self", "logs", "start_time"],
@@ -153,12 +156,13 @@ def weights(directory: Path) -> bytes:
 def test_iapo_trains_against_a_cache_of_the_same_prompts(
     tmp_path: Path, start: Path, tiny: tuple[Any, Any], test_examples: list[Example]
 ) -> None:
-    teacher = TeacherConfig(sampled_calls=1)
-    address = fingerprint(hash_weights(start), hash_processor(start), teacher.attribution)
-    write_cache(tmp_path / "cache", address, teacher_rows(*tiny, training_prompts(test_examples, 1), teacher, address))
+    config = Config(profile="test", teacher=TeacherConfig(sampled_calls=1))
+    address = fingerprint(hash_weights(start), hash_processor(start), config.teacher_attribution)
+    writer = CacheWriter(tmp_path / "cache", address)
+    TeacherPass(*tiny, config, writer, address).run(training_prompts(test_examples, 1))
     assert TeacherCache(tmp_path / "cache").fingerprint == address
     rows = train(
-        METHODS["iapo"], Config(profile="test"), SHORT, test_examples, start=start, cache=tmp_path / "cache",
+        METHODS["iapo"], config, SHORT, test_examples, start=start, cache=tmp_path / "cache",
         work=tmp_path / "work", output=tmp_path / "out", seed=0,
     )  # fmt: skip
     assert [row["step"] for row in rows] == [1, 2]

@@ -4,12 +4,14 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from iapo.cache_writer import CacheWriter
 from iapo.config import AttributionConfig
 from iapo.teacher_cache import (
     CacheError,
@@ -19,7 +21,6 @@ from iapo.teacher_cache import (
     hash_processor,
     hash_weights,
     prompt_key,
-    write_cache,
 )
 from iapo.tools import TOOLS, canonical
 from iapo.types import ToolCall
@@ -30,7 +31,15 @@ PIXELS, GRID = torch.zeros(4, 3), torch.tensor([[1, 2, 2]])
 
 def row(name: str, labels: tuple[str, ...], value: float, key: str = "k") -> CacheRow:
     call = ToolCall(f"focus_on_{name}", labels)
-    return CacheRow(key, call, (value, 0, 0, 0), (value + 10, 0, 0, 0), 1.5, 0.25, "sampled", None, "said")
+    return CacheRow(key, call, (value, 0, 0, 0), (value + 10, 0, 0, 0), -2.0, 1.5, 0.25, "sampled", 0, None, "said")
+
+
+def write_cache(directory: Path, fingerprint: str, rows: list[CacheRow], shard_rows: int = 100) -> dict[str, Any]:
+    writer = CacheWriter(directory, fingerprint)
+    for start in range(0, len(rows), shard_rows):
+        part = rows[start : start + shard_rows]
+        writer.add(part, prompts=sorted({row.prompt_key for row in part}), candidates="c")
+    return json.loads((directory / "manifest.json").read_text())
 
 
 ROWS = [
@@ -52,12 +61,12 @@ def test_each_setting_changes_the_fingerprint() -> None:
         fingerprint("w", "p", replace(SETTINGS, tolerance=0.2)),
     ]
     assert len({base, *others}) == 1 + len(others)
-    assert fingerprint("w", "p", replace(SETTINGS, rows_per_forward=1)) == base
+    assert fingerprint("w", "p", replace(SETTINGS, tokens_per_forward=1)) == base
 
 
 def test_the_schema_version_changes_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
     base = fingerprint("w", "p", SETTINGS)
-    monkeypatch.setattr("iapo.teacher_cache.SCHEMA_VERSION", 2)
+    monkeypatch.setattr("iapo.teacher_cache.SCHEMA_VERSION", 3)
     assert fingerprint("w", "p", SETTINGS) != base
 
 
@@ -151,11 +160,11 @@ def test_a_hit_lies_within_the_rows_and_is_exact_when_cached(
     assert (hit.kind == "nearest") == (wanted.name not in {call.name for call in calls})
 
 
-def test_shards_hold_at_most_shard_rows_in_key_order(tmp_path: Path) -> None:
+def test_every_addition_is_a_shard_of_its_own(tmp_path: Path) -> None:
     rows = [replace(ROWS[0], prompt_key=f"{i:064x}") for i in (4, 2, 0, 3, 1)]
     manifest = write_cache(tmp_path, "f", rows, shard_rows=2)
     assert [facts["rows"] for facts in manifest["shards"].values()] == [2, 2, 1]
-    assert TeacherCache(tmp_path).prompts == sorted(row.prompt_key for row in rows)
+    assert sorted(TeacherCache(tmp_path).prompts) == sorted(row.prompt_key for row in rows)
     assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", *manifest["shards"]}
 
 
@@ -167,7 +176,8 @@ def test_adding_rows_keeps_the_old_shards_and_no_row_twice(tmp_path: Path) -> No
     assert first["shards"].items() < second["shards"].items()
     assert before == {name: (tmp_path / name).stat().st_mtime_ns for name in first["shards"]}
     assert sorted(r.signed[0] for r in TeacherCache(tmp_path).rows) == [1, 3]
-    assert write_cache(tmp_path, "f", ROWS[:2]) == second
+    assert CacheWriter(tmp_path, "f").finished("c") == {"k"} and not CacheWriter(tmp_path, "f").finished("d")
+    assert len(second["shards"]) == 2
 
 
 def test_another_teacher_s_cache_is_not_mixed_in(tmp_path: Path) -> None:
@@ -184,7 +194,7 @@ def test_an_interrupted_write_leaves_the_old_cache(tmp_path: Path, monkeypatch: 
     def full_disk(*_: object, **__: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("iapo.teacher_cache.pq.write_table", full_disk)
+    monkeypatch.setattr("iapo.cache_writer.pq.write_table", full_disk)
     with pytest.raises(OSError, match="no space left"):
         write_cache(tmp_path, "f", ROWS)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -209,7 +219,7 @@ def put_foreign(shard: Path) -> None:
 def test_a_damaged_shard_is_named(tmp_path: Path, damage: Callable[[Path], None], found: str) -> None:
     ((name, facts),) = write_cache(tmp_path, "f", ROWS)["shards"].items()
     damage(tmp_path / name)
-    message = rf"{name}: expected sha256 {facts['sha256']}, found {found}; delete .* make the cache again"
+    message = rf"{name}: expected sha256 {facts['sha256']}, found {found}; make the cache again .*replaces damaged"
     with pytest.raises(CacheError, match=message) as caught:
         TeacherCache(tmp_path)
     assert str(caught.value).count(facts["sha256"]) == 1
@@ -220,8 +230,8 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: Callable[[Path], None]
     [
         (None, r"manifest\.json not found; make the cache"),
         ("{", r"manifest\.json: expected JSON, found .*; delete"),
-        ("[]", "found schema version None, expected 1; delete"),
-        (json.dumps({"schema_version": 7}), "found schema version 7, expected 1; delete"),
+        ("[]", "found schema version None, expected 2; delete"),
+        (json.dumps({"schema_version": 7}), "found schema version 7, expected 2; delete"),
     ],
 )
 def test_an_unusable_manifest_is_named(tmp_path: Path, manifest: str | None, message: str) -> None:

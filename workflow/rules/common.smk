@@ -1,5 +1,6 @@
 """The validated configuration, shared paths and what runs before the first job."""
 
+import hashlib
 import os
 import sys
 from dataclasses import asdict
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from baselines import METHODS
 from iapo.config import ConfigError, load_config
+from iapo.methods import resolve
 from iapo.preflight import PreflightError, check_device, check_methods, claim_results
 from iapo.provenance import code_hash
 from iapo.types import TEST_SETS
@@ -15,6 +17,8 @@ try:
     CONFIG = load_config(config)
     check_methods(CONFIG, METHODS)
     check_device(CONFIG.device)
+    # Name in the table → its method and the configuration that it is trained with.
+    SETTLED = {name: resolve(name, CONFIG, METHODS) for name in CONFIG.methods}
 except (ConfigError, PreflightError) as error:
     sys.exit(f"error: {error}")
 
@@ -27,6 +31,8 @@ wildcard_constraints:
     policy="student|teacher",
     seed=r"\d+",
     split="train|dev|test",
+    cache="[a-z0-9]+",
+    condition="[a-z0-9_]+",
 
 
 onstart:
@@ -44,21 +50,43 @@ def evaluated_runs() -> list[tuple[str, int]]:
     return [(policy, 0) for policy in REFERENCE_POLICIES] + trained
 
 
+def cache_name(settled) -> str:
+    """Folder of the teacher's cache under these attribution settings; ``main`` is the profile's own."""
+    settings = settled.teacher_attribution
+    if settings == CONFIG.teacher_attribution:
+        return "main"
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+
+
+CACHES = {"main": CONFIG} | {
+    cache_name(settled): settled
+    for method, settled in SETTLED.values()
+    if method.uses_teacher
+}
+
+
 def policy_directory(method: str, seed: str) -> Path:
     """The pretrained directory of a row of the table."""
     if method == "untrained":
         return RESULTS / "models/student/cold"
     if method == "teacher":
-        return RESULTS / "teacher/model"
+        return teacher_directory(CONFIG.teacher.train_seed)
     return RESULTS / f"train/{method}/seed{seed}/model"
+
+
+def teacher_directory(seed: int) -> Path:
+    """The pretrained directory of the teacher trained with this GRPO seed."""
+    return RESULTS / f"teacher/seed{seed}/model"
 
 
 TRAINING_CODE = code_hash(
     "baselines",
     "iapo.alignment",
+    "iapo.alignment_trainer",
     "iapo.answers",
     "iapo.attribution",
     "iapo.blocks",
+    "iapo.embedding_path",
     "iapo.env",
     "iapo.prompts",
     "iapo.rewards",
@@ -66,10 +94,26 @@ TRAINING_CODE = code_hash(
     "iapo.tools",
     "iapo.train",
     "iapo.trainer",
+    "iapo.turns",
+)
+
+CACHING_CODE = code_hash(
+    "iapo.attribution",
+    "iapo.blocks",
+    "iapo.cache_writer",
+    "iapo.embedding_path",
+    "iapo.env",
+    "iapo.prompts",
+    "iapo.rollout",
+    "iapo.teacher",
+    "iapo.teacher_cache",
+    "iapo.tools",
+    "iapo.turns",
 )
 
 
 def teacher_cache(method: str) -> list[Path]:
     """The teacher's cache as an input, for methods that compare with the teacher."""
-    uses_teacher = method in METHODS and METHODS[method].uses_teacher
-    return [RESULTS / "teacher/cache/manifest.json"] if uses_teacher else []
+    if method not in SETTLED or not SETTLED[method][0].uses_teacher:
+        return []
+    return [RESULTS / f"teacher/cache/{cache_name(SETTLED[method][1])}.stats.json"]

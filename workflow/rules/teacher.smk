@@ -4,11 +4,11 @@ rule train_teacher:
         manifest=RESULTS / "data/manifest.json",
         start=RESULTS / "models/teacher/cold/model.safetensors",
     output:
-        weights=RESULTS / "teacher/model/model.safetensors",
-        metrics=RESULTS / "teacher/metrics.csv",
-        record=RESULTS / "teacher/model.run.json",
+        weights=RESULTS / "teacher/seed{seed}/model/model.safetensors",
+        metrics=RESULTS / "teacher/seed{seed}/metrics.csv",
+        record=RESULTS / "teacher/seed{seed}/model.run.json",
     log:
-        logs("train_teacher"),
+        logs("train_teacher/seed{seed}"),
     conda:
         "../envs/iapo.yaml"
     threads: 1
@@ -16,40 +16,99 @@ rule train_teacher:
         settings=asdict(CONFIG.teacher.train),
         method="vtool_r1",
         of_teacher=True,
-        seed=CONFIG.teacher.train_seed,
-        work=str(RESULTS / "teacher/work"),
+        seed=lambda wildcards: int(wildcards.seed),
+        work=lambda wildcards: str(RESULTS / f"teacher/seed{wildcards.seed}/work"),
         code=TRAINING_CODE,
     script:
         "../scripts/train_policy.py"
+
+
+rule sample_student:
+    """The cold-started student's own calls on the training prompts: which calls the cache will be asked for."""
+    input:
+        manifest=RESULTS / "data/manifest.json",
+        student=RESULTS / "models/student/cold/model.safetensors",
+    output:
+        calls=RESULTS / "teacher/student_calls.parquet",
+        record=RESULTS / "teacher/student_calls.run.json",
+    log:
+        logs("sample_student"),
+    conda:
+        "../envs/iapo.yaml"
+    threads: 1
+    params:
+        rollouts=CONFIG.teacher.student_calls,
+        prompts_per_set=CONFIG.train.prompts_per_set,
+        temperature=CONFIG.train.temperature,
+        code=code_hash(
+            "iapo.probe", "iapo.rollout", "iapo.env", "iapo.prompts", "iapo.tools"
+        ),
+    script:
+        "../scripts/sample_student.py"
 
 
 rule cache_teacher:
     """Attribute every candidate call of every training prompt with the teacher, once."""
     input:
         manifest=RESULTS / "data/manifest.json",
-        teacher=ancient(RESULTS / "teacher/model/model.safetensors"),
-        record=RESULTS / "teacher/model.run.json",
+        teacher=ancient(
+            teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors"
+        ),
+        record=RESULTS / f"teacher/seed{CONFIG.teacher.train_seed}/model.run.json",
+        calls=RESULTS / "teacher/student_calls.parquet",
     output:
-        manifest=RESULTS / "teacher/cache/manifest.json",
-        record=RESULTS / "teacher/cache.run.json",
+        stats=RESULTS / "teacher/cache/{cache}.stats.json",
+        record=RESULTS / "teacher/cache/{cache}.run.json",
     log:
-        logs("cache_teacher"),
+        logs("cache_teacher/{cache}"),
     conda:
         "../envs/iapo.yaml"
     threads: 1
     params:
-        attribution=asdict(CONFIG.teacher.attribution),
-        sampled_calls=CONFIG.teacher.sampled_calls,
-        prompts_per_set=CONFIG.train.prompts_per_set,
-        code=code_hash(
-            "iapo.teacher",
-            "iapo.teacher_cache",
-            "iapo.attribution",
-            "iapo.blocks",
-            "iapo.rollout",
-            "iapo.env",
-            "iapo.tools",
-            "iapo.prompts",
+        attribution=lambda wildcards: asdict(
+            CACHES[wildcards.cache].teacher_attribution
         ),
+        candidates=[
+            CONFIG.teacher.sampled_calls,
+            CONFIG.teacher.enumerated,
+            CONFIG.teacher.student_calls,
+        ],
+        prompts_per_set=CONFIG.train.prompts_per_set,
+        # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
+        work=lambda wildcards: str(RESULTS / f"teacher/cache/{wildcards.cache}"),
+        code=CACHING_CODE,
     script:
         "../scripts/cache_teacher.py"
+
+
+rule fill_cache:
+    """Score the calls that trained students made and the cache lacked, for the next round of training."""
+    input:
+        manifest=RESULTS / "data/manifest.json",
+        stats=RESULTS / "teacher/cache/{cache}.stats.json",
+        teacher=ancient(
+            teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors"
+        ),
+        weights=lambda wildcards: [
+            RESULTS / f"train/{name}/seed{seed}/model/model.safetensors"
+            for name, (method, settled) in SETTLED.items()
+            if method.uses_teacher and cache_name(settled) == wildcards.cache
+            for seed in CONFIG.seeds
+        ],
+    output:
+        stats=RESULTS / "teacher/cache/{cache}.filled.stats.json",
+        record=RESULTS / "teacher/cache/{cache}.filled.run.json",
+    log:
+        logs("fill_cache/{cache}"),
+    conda:
+        "../envs/iapo.yaml"
+    threads: 1
+    params:
+        attribution=lambda wildcards: asdict(
+            CACHES[wildcards.cache].teacher_attribution
+        ),
+        prompts_per_set=CONFIG.train.prompts_per_set,
+        work=lambda wildcards: str(RESULTS / f"teacher/cache/{wildcards.cache}"),
+        code=CACHING_CODE,
+    script:
+        "../scripts/fill_cache.py"

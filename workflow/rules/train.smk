@@ -14,12 +14,15 @@ rule train_policy:
         "../envs/iapo.yaml"
     threads: 1
     params:
-        settings=asdict(CONFIG.train),
+        settings=lambda wildcards: asdict(SETTLED[wildcards.method][1].train),
         method=lambda wildcards: wildcards.method,
         of_teacher=False,
         seed=lambda wildcards: int(wildcards.seed),
         alignment=lambda wildcards: (
-            [asdict(CONFIG.alignment), asdict(CONFIG.attribution)]
+            [
+                asdict(getattr(SETTLED[wildcards.method][1], name))
+                for name in ("alignment", "attribution")
+            ]
             if teacher_cache(wildcards.method)
             else None
         ),

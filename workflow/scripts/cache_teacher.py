@@ -1,45 +1,63 @@
-"""Attribute the teacher's candidate calls and write the cache."""
+"""Attribute the teacher's candidate calls, and the student's, into the cache."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import job
+from iapo.provenance import atomic_write, exclusive, job
 
 snakemake: Any
 
 with job(snakemake) as run:
-    import numpy as np
-
+    from iapo.cache_writer import CacheWriter
+    from iapo.config import with_overrides
     from iapo.data.store import read_split
     from iapo.models import load_model
-    from iapo.teacher import teacher_rows
+    from iapo.probe import read_calls
+    from iapo.teacher import TeacherPass
     from iapo.teacher_cache import (
+        CacheError,
         TeacherCache,
+        cache_stats,
         fingerprint,
         hash_processor,
         hash_weights,
-        write_cache,
+        read_manifest,
     )
     from iapo.train import training_prompts
     from iapo.types import TEST_SETS
 
-    settings = run.config.teacher
+    attribution = {**snakemake.params.attribution, "points": run.config.attribution.points}
+    config = with_overrides(run.config, {"attribution": attribution}, "cache")
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
-    output = Path(snakemake.output.manifest).parent
-    model, processor = load_model(weights.parent, device=run.config.device)
-    examples = read_split(manifest.parent, "train", TEST_SETS)
-    prompts = training_prompts(examples, run.config.train.prompts_per_set)
-    address = fingerprint(hash_weights(weights.parent), hash_processor(weights.parent), settings.attribution)
-    write_cache(output, address, teacher_rows(model, processor, prompts, settings, address))
-    cache = TeacherCache(output)
-    residuals = [row.residual for row in cache.rows]
+    cache = Path(snakemake.params.work)
+    model, processor = load_model(weights.parent, device=config.device)
+    examples = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.train.prompts_per_set)
+    address = fingerprint(hash_weights(weights.parent), hash_processor(weights.parent), config.teacher_attribution)
+    with exclusive(cache):
+        try:
+            if (cache / "manifest.json").exists() and read_manifest(cache)["fingerprint"] != address:
+                raise CacheError(f"{cache} is of another teacher or other settings")
+        except CacheError as error:
+            print(f"{error}; starting afresh", flush=True)
+            shutil.rmtree(cache)
+        writer = CacheWriter(cache, address)
+        for damage in writer.damaged:
+            print(f"rebuilding one shard: {damage}", flush=True)
+        teacher = TeacherPass(model, processor, config, writer, address)
+        teacher.run(examples)
+        keys = teacher.keys(examples)
+        made = {keys[example]: calls for example, calls in read_calls(Path(snakemake.input.calls)).items()}
+        teacher.fill(examples, made, TeacherCache(cache))
+    stats = cache_stats(cache)
+    with atomic_write(Path(snakemake.output.stats)) as partial:
+        partial.write_text(json.dumps(stats, indent=1) + "\n")
+    print(json.dumps(stats), flush=True)
     run.write_record(
         Path(snakemake.output.record),
-        inputs={"data": manifest, "teacher": weights},
-        seeds={"sampled_calls": settings.train_seed},
-        prompts=len(prompts),
-        prompts_with_rows=len(cache.prompts),
-        rows=len(cache),
-        residual_median=float(np.median(residuals)),
-        residual_p95=float(np.quantile(residuals, 0.95)),
+        inputs={"data": manifest, "teacher": weights, "student_calls": Path(snakemake.input.calls)},
+        seeds={"sampled_calls": config.teacher.train_seed},
+        attribution=snakemake.params.attribution,
+        **stats,
     )

@@ -1,5 +1,6 @@
 """Train one method with one seed; the teacher is trained by the same script."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ with job(snakemake) as run:
     import pandas as pd
 
     from baselines import METHODS
+    from iapo.data.hints import with_hint_rate
     from iapo.data.store import read_split
+    from iapo.methods import resolve
     from iapo.train import train
     from iapo.types import TEST_SETS
 
@@ -21,14 +24,18 @@ with job(snakemake) as run:
     cache = Path(snakemake.input.cache[0]) if snakemake.input.get("cache") else None
     work = Path(snakemake.params.work)
     seed = int(snakemake.params.seed)
+    examples = read_split(manifest.parent, "train", TEST_SETS)
+    if of_teacher and run.config.data.hint_rate is not None:
+        examples = with_hint_rate(examples, run.config.teacher.train_hint_rate, seed)
     with exclusive(work):
+        method, config = resolve(snakemake.params.method, run.config, METHODS)
         rows = train(
-            METHODS[snakemake.params.method],
-            run.config,
-            run.config.teacher.train if of_teacher else run.config.train,
-            read_split(manifest.parent, "train", TEST_SETS),
+            method,
+            config,
+            config.teacher.train if of_teacher else config.train,
+            examples,
             start=start.parent,
-            cache=cache.parent if cache else None,
+            cache=cache.with_name(cache.name.removesuffix(".stats.json")) if cache else None,
             work=work,
             output=Path(snakemake.output.weights).parent,
             seed=seed,
@@ -40,4 +47,5 @@ with job(snakemake) as run:
         inputs={"data": manifest, "start": start} | ({"teacher_cache": cache} if cache else {}),
         seeds={"train": seed},
         method=snakemake.params.method,
+        settings={name: asdict(getattr(config, name)) for name in ("train", "attribution", "alignment")},
     )

@@ -1,0 +1,60 @@
+MECHANISM = ["cold", "teacher", *CONFIG.methods]
+
+
+rule mechanism_run:
+    """One condition of the mechanism study: all seeds trained, and what their policies do measured."""
+    input:
+        manifest=RESULTS / "data/manifest.json",
+        start=lambda wildcards: (
+            teacher_directory(CONFIG.teacher.train_seed)
+            if wildcards.condition == "teacher"
+            else RESULTS / "models/student/cold"
+        )
+        / "model.safetensors",
+        cache=lambda wildcards: teacher_cache(wildcards.condition),
+    output:
+        records=RESULTS / "mechanism/{condition}.parquet",
+        metrics=RESULTS / "mechanism/{condition}.metrics.csv",
+        record=RESULTS / "mechanism/{condition}.run.json",
+    log:
+        logs("mechanism/{condition}"),
+    conda:
+        "../envs/iapo.yaml"
+    threads: 1
+    params:
+        trained=lambda wildcards: wildcards.condition in SETTLED,
+        settings=lambda wildcards: (
+            [
+                asdict(getattr(SETTLED[wildcards.condition][1], name))
+                for name in ("train", "alignment", "attribution")
+            ]
+            if wildcards.condition in SETTLED
+            else None
+        ),
+        seeds=CONFIG.seeds,
+        cache=lambda wildcards: (
+            str(teacher_cache(wildcards.condition)[0]).removesuffix(".stats.json")
+            if teacher_cache(wildcards.condition)
+            else ""
+        ),
+        # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
+        work=lambda wildcards: str(RESULTS / f"mechanism/work/{wildcards.condition}"),
+        code=TRAINING_CODE,
+        measure=code_hash(
+            "benchmarks.mechanism.behaviour", "iapo.rollout", "iapo.teacher"
+        ),
+    script:
+        "../scripts/mechanism_run.py"
+
+
+rule mechanism_conditions:
+    """Every condition of this profile."""
+    input:
+        expand(str(RESULTS / "mechanism/{condition}.parquet"), condition=MECHANISM),
+    output:
+        touch(RESULTS / "mechanism/all.done"),
+    log:
+        logs("mechanism/all"),
+    localrule: True
+    conda:
+        "../envs/iapo.yaml"

@@ -1,0 +1,36 @@
+"""Sample the cold-started student's calls on the training prompts."""
+
+from pathlib import Path
+from typing import Any
+
+from iapo.provenance import job
+
+snakemake: Any
+
+with job(snakemake) as run:
+    from iapo.data.store import read_split
+    from iapo.models import load_model
+    from iapo.probe import sample_calls, write_calls
+    from iapo.train import training_prompts
+    from iapo.types import TEST_SETS
+
+    manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
+    model, processor = load_model(weights.parent, device=run.config.device)
+    examples = training_prompts(read_split(manifest.parent, "train", TEST_SETS), run.config.train.prompts_per_set)
+    calls = sample_calls(
+        model,
+        processor,
+        examples,
+        rollouts=run.config.teacher.student_calls,
+        temperature=run.config.train.temperature,
+        turn_tokens=run.config.evaluation.turn_tokens,
+        seed=run.config.student.cold_start.seed,
+    )
+    write_calls(Path(snakemake.output.calls), calls)
+    run.write_record(
+        Path(snakemake.output.record),
+        inputs={"data": manifest, "student": weights},
+        seeds={"rollouts": run.config.student.cold_start.seed},
+        prompts=len(examples),
+        calls=len(calls),
+    )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -132,13 +133,16 @@ def write_table_csv(table: pd.DataFrame, path: Path) -> None:
         table.to_csv(partial, index=False, float_format=_DECIMALS, lineterminator="\n")
 
 
-def table_markdown(table: pd.DataFrame, config: Config, *, folder: Path) -> str:
+def table_markdown(
+    table: pd.DataFrame, config: Config, *, folder: Path, teacher: Mapping[str, Any] | None = None
+) -> str:
     """The table for people: methods by sets in percent, what was compared, and where the files are.
 
     Args:
         table: of :func:`main_table`.
         config: of the run.
         folder: where the run's files lie.
+        teacher: whether its attribution is informative (``informative.json``); None where no method asks it.
     """
     methods = list(dict.fromkeys(table["method"]))
     shown = pd.DataFrame([_shown(table[table["method"] == method], config) for method in methods])
@@ -153,6 +157,7 @@ def table_markdown(table: pd.DataFrame, config: Config, *, folder: Path) -> str:
         f"interval over items and seeds. Difference: points against {config.statistics.reference_method}, "
         "paired by item.",
         *_notes(table, config),
+        *([] if teacher is None else ["", f"Is the teacher informative? {_teacher_note(teacher)}"]),
         "",
         f"Every number: `{folder}/tables/main.csv`. Per item: `{folder}/eval/<method>/seed<n>/records.parquet`. "
         f"Training: `{folder}/train/<method>/seed<n>/metrics.csv`. A `.run.json` beside each says how it was made.",
@@ -187,6 +192,18 @@ def _verdict(low: float, high: float) -> str:
     if low > 0:
         return "better"
     return "worse" if high < 0 else "no difference found"
+
+
+def _teacher_note(teacher: Mapping[str, Any]) -> str:
+    others = {seed: each["verdict"] for seed, each in teacher["teachers"].items()}
+    others.pop(str(teacher["teacher_seed"]), None)
+    note = f"**{teacher['sentence'].partition(':')[0]}**:{teacher['sentence'].partition(':')[2]}."
+    if others:
+        note += " Teachers of other seeds: " + ", ".join(f"{seed} {verdict}" for seed, verdict in others.items())
+        agreement = teacher["agreement"]
+        note += "; they agree on nothing" if agreement is None else f"; agreement within groups r = {agreement:.2f}"
+        note += "."
+    return note
 
 
 def _notes(table: pd.DataFrame, config: Config) -> list[str]:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from iapo.alignment import BLOCKS, block_magnitudes, distribution, divergence
+from iapo.alignment import BLOCKS, distribution, divergence
 from iapo.attribution import Agree, attribute
+from iapo.block_sums import Sums, aggregated, attributed_sums, cached_sums
 from iapo.config import AlignmentConfig, AttributionConfig
 from iapo.teacher_cache import CacheHit, TeacherCache, prompt_key
 from iapo.trainer import FigureTrainer
@@ -27,8 +28,6 @@ from iapo.types import BlockAttribution
 
 _LOSS_POINTS = 4
 """Of the differentiable loss, whose graph holds every one of them."""
-
-Sums = list[float]
 
 
 class AttributionMixin(TurnMixin):
@@ -83,7 +82,7 @@ class AttributionMixin(TurnMixin):
         distinct = {_identity(turns[i]): turns[i] for i in called}
         result = self._attribute_turns(list(distinct.values()))
         place = {identity: i for i, identity in enumerate(distinct)}
-        students = self._student_sums(list(distinct.values()), result) if result is not None else []
+        students = attributed_sums(list(distinct.values()), result, self._alignment) if result is not None else []
         hits: dict[str, int] = defaultdict(int)
         for i, (row, turn) in enumerate(zip(inputs, turns, strict=True)):
             row["prompt_key"] = self._prompt_key(turn)
@@ -138,27 +137,6 @@ class AttributionMixin(TurnMixin):
 
         return most
 
-    def _student_sums(self, turns: Sequence[ToolTurn], result: BlockAttribution) -> list[Sums]:
-        """Per distinct turn the sums that the reward reads, aggregated and, where asked for, contrasted."""
-        sums = [self._aggregated(turn, result.signed[i], result.l1[i]) for i, turn in enumerate(turns)]
-        if not self._alignment.contrastive:
-            return [each.tolist() for each in sums]
-        prompts: dict[int, list[int]] = defaultdict(list)
-        for i, turn in enumerate(turns):
-            prompts[id(turn.prompt)].append(i)
-        contrasted = []
-        for i, turn in enumerate(turns):
-            others = [sums[j] for j in prompts[id(turn.prompt)] if j != i]
-            contrasted.append((sums[i] - torch.stack(others).mean(0)).tolist() if others else sums[i].tolist())
-        return contrasted
-
-    def _aggregated(self, turn: ToolTurn, signed: Any, l1: Any) -> Tensor:
-        blocks = torch.tensor(turn.prompt.block_ids)
-        lengths = torch.bincount(blocks[blocks >= 0], minlength=turn.prompt.blocks)
-        cut = slice(turn.prompt.blocks)
-        signed, l1 = (torch.as_tensor(sums, dtype=torch.float64).cpu()[cut] for sums in (signed, l1))
-        return block_magnitudes(signed, l1, lengths, self._alignment.aggregation)
-
     def _teacher_hit(self, key: str, turn: ToolTurn) -> CacheHit | None:
         hit = self._cache.lookup(key, turn.calls[0])
         if hit is None or hit.kind != "exact":
@@ -174,10 +152,7 @@ class AttributionMixin(TurnMixin):
             return [1.0] * turn.prompt.blocks
         if hit is None:
             return None
-        sums = self._aggregated(turn, hit.signed, hit.l1)
-        if self._alignment.contrastive:
-            sums = sums - self._aggregated(turn, hit.others, hit.others)
-        return [*sums.tolist()]
+        return cached_sums(turn, hit, self._alignment)
 
     def _prompt_key(self, turn: ToolTurn) -> str:
         prompt = turn.prompt
@@ -214,7 +189,7 @@ class AttributionMixin(TurnMixin):
             turn = next((t for t in self.tool_turns[start : start + self.group_size] if t.calls), None)
             hit = turn and self._teacher_hit(self._prompt_key(turn), turn)
             if turn and hit and turn.length <= self._attribution.most_tokens:
-                chosen.append((turn, self._aggregated(turn, hit.signed, hit.l1)))
+                chosen.append((turn, aggregated(turn, hit.signed, hit.l1, self._alignment.aggregation)))
         if not chosen:
             return torch.zeros((), device=self.accelerator.device)
         batch = calls_batch([turn for turn, _ in chosen], self._tokenizer, self.accelerator.device)

@@ -49,7 +49,7 @@ def sample_calls(
     examples: Sequence[Example],
     *,
     rollouts: int,
-    temperature: float,
+    temperature: float | None,
     turn_tokens: int,
     seed: int,
 ) -> list[SampledCall]:
@@ -60,7 +60,7 @@ def sample_calls(
         processor: its processor.
         examples: the prompts.
         rollouts: turns a prompt.
-        temperature: of the sampling.
+        temperature: of the sampling; None decodes greedily.
         turn_tokens: longest turn, tokens.
         seed: of the sampling.
     """

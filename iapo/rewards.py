@@ -128,7 +128,7 @@ def alignment_reward(
         [0.0, 0.0]
     """
     settings = config or AlignmentConfig()
-    penalties = _penalties(student_block_sums, teacher_block_sums, settings)
+    penalties = penalties_of_calls(student_block_sums, teacher_block_sums, settings)
     groups: dict[str, list[float]] = {
         key: [] for key, sums in zip(prompt_key, teacher_block_sums, strict=True) if sums is not None
     }
@@ -163,11 +163,12 @@ def _schedule(config: AlignmentConfig, trainer_state: Any) -> float:
     return float(1 + min(1.0, done) * (config.weight_end / config.weight - 1))
 
 
-def _penalties(
+def penalties_of_calls(
     student: Sequence[BlockSums | None],
     teacher: Sequence[BlockSums | None],
     config: AlignmentConfig,
 ) -> list[float | None]:
+    """How far the student's shares of each call are from the teacher's; None where either is missing."""
     penalties: list[float | None] = [None] * len(student)
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
         if s is None or t is None:

@@ -85,11 +85,13 @@ TRAINING_CODE = code_hash(
     "iapo.alignment_trainer",
     "iapo.answers",
     "iapo.attribution",
+    "iapo.block_sums",
     "iapo.blocks",
     "iapo.embedding_path",
     "iapo.env",
     "iapo.prompts",
     "iapo.rewards",
+    "iapo.shared_prefix",
     "iapo.teacher_cache",
     "iapo.tools",
     "iapo.train",
@@ -105,6 +107,7 @@ CACHING_CODE = code_hash(
     "iapo.env",
     "iapo.prompts",
     "iapo.rollout",
+    "iapo.shared_prefix",
     "iapo.teacher",
     "iapo.teacher_cache",
     "iapo.tools",
@@ -117,3 +120,9 @@ def teacher_cache(method: str) -> list[Path]:
     if method not in SETTLED or not SETTLED[method][0].uses_teacher:
         return []
     return [RESULTS / f"teacher/cache/{cache_name(SETTLED[method][1])}.stats.json"]
+
+
+def teacher_verdict(*names: str) -> list[Path]:
+    """Whether the teacher is informative, as an input, where one of these compares with the cached teacher."""
+    asks = any(teacher_cache(name) for name in names)
+    return [RESULTS / "informative.json"] if asks else []

@@ -5,6 +5,7 @@ rule make_table:
             RESULTS / f"eval/{method}/seed{seed}/records.parquet"
             for method, seed in evaluated_runs()
         ],
+        informative=teacher_verdict(*CONFIG.methods),
     output:
         csv=RESULTS / "tables/main.csv",
         markdown=RESULTS / "tables/main.md",

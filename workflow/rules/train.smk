@@ -4,6 +4,10 @@ rule train_policy:
         manifest=RESULTS / "data/manifest.json",
         start=RESULTS / "models/student/cold/model.safetensors",
         cache=lambda wildcards: teacher_cache(wildcards.method),
+        # Asked before the hours are spent; a new answer is no reason to train again.
+        verdict=lambda wildcards: [
+            ancient(str(path)) for path in teacher_verdict(wildcards.method)
+        ],
     output:
         weights=RESULTS / "train/{method}/seed{seed}/model/model.safetensors",
         metrics=RESULTS / "train/{method}/seed{seed}/metrics.csv",

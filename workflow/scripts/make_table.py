@@ -1,5 +1,6 @@
 """Tabulate the records of every evaluated policy."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,10 @@ with job(snakemake) as run:
     paths = [Path(path) for path in snakemake.input.records]
     table = main_table(read_records(paths), run.config.statistics, run.config.profile)
     write_table_csv(table, Path(snakemake.output.csv))
+    teacher = json.loads(Path(snakemake.input.informative[0]).read_text()) if snakemake.input.informative else None
+    folder = Path(snakemake.output.csv).parent.parent
     with atomic_write(Path(snakemake.output.markdown)) as partial:
-        partial.write_text(table_markdown(table, run.config, folder=Path(snakemake.output.csv).parent.parent))
+        partial.write_text(table_markdown(table, run.config, folder=folder, teacher=teacher))
     run.write_record(
         Path(snakemake.output.record),
         inputs={str(path.parent): path for path in paths},

@@ -1,0 +1,138 @@
+"""Teachers of several seeds asked whether their attribution tells the student's right calls from its wrong ones."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from iapo.config import Config, with_overrides
+from iapo.informative import Informativeness, agreement, informativeness
+from iapo.live import LiveSums, live_penalties, score_calls
+from iapo.probe import SampledCall, sample_calls
+from iapo.progress import Progress
+from iapo.types import Example
+
+Policy = tuple[Any, Any]
+"""A model in eval mode and its processor."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One teacher under one choice of settings."""
+
+    penalties: list[float]
+    """[N] of the sampled calls."""
+    answer: Informativeness
+
+
+def ask_teachers(
+    student: Policy,
+    teachers: Mapping[int, Policy],
+    examples: Mapping[str, Example],
+    calls: Sequence[SampledCall],
+    config: Config,
+) -> dict[int, Asked]:
+    """Teacher seed → what it says about the calls; student and teachers run live."""
+    mine = score_calls(*student, examples, calls, config.attribution)
+    return {
+        seed: _asked(mine, score_calls(*teacher, examples, calls, config.teacher_attribution), calls, config)
+        for seed, teacher in teachers.items()
+    }
+
+
+def summary(asked: Mapping[int, Asked], calls: Sequence[SampledCall], main: int) -> dict[str, Any]:
+    """What stands beside the table: the main teacher's verdict, the others', and how far they agree."""
+    groups = [call.example_id for call in calls]
+    pairs = [agreement(a.penalties, b.penalties, groups) for a, b in itertools.combinations(asked.values(), 2)]
+    return {
+        "verdict": asked[main].answer.verdict,
+        "sentence": asked[main].answer.sentence,
+        "teacher_seed": main,
+        "teachers": {str(seed): asdict(each.answer) for seed, each in asked.items()},
+        "agreement": float(np.nanmean(pairs)) if pairs and not np.isnan(pairs).all() else None,
+        "agreement_pairs": pairs,
+    }
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "pad baseline": {"attribution": {"baseline": "pad"}},
+    "mean-embedding baseline": {"attribution": {"baseline": "mean_embedding"}},
+    "zero baseline": {"attribution": {"baseline": "zero"}},
+    "flat-image baseline": {"attribution": {"baseline": "flat_image"}},
+    "items": {"attribution": {"blocks": "items"}},
+    "labels": {"attribution": {"blocks": "labels"}},
+    "whole turn": {"attribution": {"target": "turn"}},
+    "shapley": {"attribution": {"method": "shapley"}},
+    "attention": {"attribution": {"method": "attention"}},
+    "l1": {"alignment": {"aggregation": "l1"}},
+    "length-normalised": {"alignment": {"aggregation": "length_normalised"}},
+    "KL student‖teacher": {"alignment": {"divergence": "kl_student_teacher"}},
+    "KL teacher‖student": {"alignment": {"divergence": "kl_teacher_student"}},
+    "contrastive": {"alignment": {"contrastive": True}},
+    "contrastive labels": {"attribution": {"blocks": "labels"}, "alignment": {"contrastive": True}},
+    "teacher's own call": {"alignment": {"reference": "teacher_call"}},
+}
+"""Name → settings that differ from the profile's; everything else is held."""
+
+
+def compare_options(
+    student: Policy,
+    teachers: Mapping[int, Policy],
+    examples: Mapping[str, Example],
+    calls: Sequence[SampledCall],
+    config: Config,
+) -> list[dict[str, Any]]:
+    """One row per option and teacher seed: how informative the penalty is under it.
+
+    Args:
+        student: the cold-started student.
+        teachers: seed → teacher.
+        examples: example id → prompt, of the dev split.
+        calls: the student's.
+        config: of the profile.
+    """
+    scored: dict[tuple[str, Any], LiveSums] = {}
+    own = {seed: _own_calls(teacher, examples, calls, config) for seed, teacher in teachers.items()}
+    rows = []
+    with Progress(len(OPTIONS), "compare options", unit="option") as progress:
+        for name, overrides in OPTIONS.items():
+            settled = with_overrides(config, overrides, f"option {name}")
+
+            def memo(who: str, policy: Policy, what: Sequence[SampledCall], attribution: Any) -> LiveSums:
+                key = (who, attribution)
+                if key not in scored:
+                    scored[key] = score_calls(*policy, examples, what, attribution)
+                return scored[key]
+
+            mine = memo("student", student, calls, settled.attribution)
+            by_own = settled.alignment.reference == "teacher_call"
+            for seed, teacher in teachers.items():
+                what = own[seed] if by_own else calls
+                theirs = memo(f"{seed} {by_own}", teacher, what, settled.teacher_attribution)
+                answer = _asked(mine, theirs, calls, settled).answer
+                rows.append({"option": name, "teacher_seed": seed, **asdict(answer)})
+            progress.update(1)
+    return rows
+
+
+def _asked(student: LiveSums, teacher: LiveSums, calls: Sequence[SampledCall], config: Config) -> Asked:
+    penalties = live_penalties(student, teacher, config.alignment)
+    correct, groups = [call.correct for call in calls], [call.example_id for call in calls]
+    return Asked(penalties, informativeness(penalties, correct, groups, seed=config.statistics.seed))
+
+
+def _own_calls(
+    teacher: Policy, examples: Mapping[str, Example], calls: Sequence[SampledCall], config: Config
+) -> list[SampledCall]:
+    """The sampled calls with the teacher's greedy turn in their place, where it makes one."""
+    wanted = [examples[name] for name in dict.fromkeys(call.example_id for call in calls)]
+    greedy = sample_calls(
+        *teacher, wanted, rollouts=1, temperature=None, turn_tokens=config.evaluation.turn_tokens, seed=0
+    )
+    text = {call.example_id: call.text for call in greedy}
+    return [replace(call, text=text.get(call.example_id, call.text)) for call in calls]

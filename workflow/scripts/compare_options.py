@@ -1,0 +1,46 @@
+"""How informative the teachers are under each option, on the dev split."""
+
+from pathlib import Path
+from typing import Any
+
+from iapo.provenance import atomic_write, job
+
+snakemake: Any
+
+with job(snakemake) as run:
+    import pandas as pd
+
+    from benchmarks.audit.teachers import compare_options
+    from iapo.data.store import read_split
+    from iapo.models import load_model
+    from iapo.probe import sample_calls
+    from iapo.train import training_prompts
+    from iapo.types import TEST_SETS
+
+    config = run.config
+    manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
+    seeds = sorted({config.teacher.train_seed, *config.audit.teacher_seeds})
+    dev = training_prompts(read_split(manifest.parent, "dev", TEST_SETS), -(-config.audit.prompts // len(TEST_SETS)))
+    student = load_model(weights.parent, device=config.device)
+    teachers = {
+        seed: load_model(Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device) for seed in seeds
+    }
+    calls = sample_calls(
+        *student,
+        dev,
+        rollouts=config.audit.rollouts,
+        temperature=config.train.temperature,
+        turn_tokens=config.evaluation.turn_tokens,
+        seed=config.student.cold_start.seed,
+    )
+    rows = compare_options(student, teachers, {example.example_id: example for example in dev}, calls, config)
+    table = pd.DataFrame(rows)
+    with atomic_write(Path(snakemake.output.table)) as partial:
+        table.to_csv(partial, index=False)
+    print(table.groupby("option", sort=False)[["auc", "correlation", "penalty_std"]].mean().round(3), flush=True)
+    run.write_record(
+        Path(snakemake.output.record),
+        inputs={"data": manifest, "student": weights},
+        seeds={"rollouts": config.student.cold_start.seed},
+        options=len(table),
+    )

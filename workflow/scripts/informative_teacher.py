@@ -1,0 +1,39 @@
+"""Ask the teachers of several seeds whether their attribution is informative about the student's calls."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from iapo.provenance import atomic_write, job
+
+snakemake: Any
+
+with job(snakemake) as run:
+    from benchmarks.audit.teachers import ask_teachers, summary
+    from iapo.data.store import read_split
+    from iapo.models import load_model
+    from iapo.probe import read_sampled
+    from iapo.train import training_prompts
+    from iapo.types import TEST_SETS
+
+    config = run.config
+    manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
+    seeds = sorted({config.teacher.train_seed, *config.audit.teacher_seeds})
+    directories = {seed: Path(snakemake.input[f"teacher{seed}"]).parent for seed in seeds}
+    prompts = training_prompts(
+        read_split(manifest.parent, "train", TEST_SETS), -(-config.audit.prompts // len(TEST_SETS))
+    )
+    examples = {example.example_id: example for example in prompts}
+    calls = [call for call in read_sampled(Path(snakemake.input.calls)) if call.example_id in examples]
+    student = load_model(weights.parent, device=config.device)
+    teachers = {seed: load_model(directory, device=config.device) for seed, directory in directories.items()}
+    found = summary(ask_teachers(student, teachers, examples, calls, config), calls, config.teacher.train_seed)
+    print(f"teacher seed {config.teacher.train_seed}: {found['sentence']}", flush=True)
+    with atomic_write(Path(snakemake.output.verdict)) as partial:
+        partial.write_text(json.dumps(found, indent=1) + "\n")
+    run.write_record(
+        Path(snakemake.output.record),
+        inputs={"data": manifest, "student": weights, "calls": Path(snakemake.input.calls)},
+        seeds={"bootstrap": config.statistics.seed},
+        verdict=found["verdict"],
+    )

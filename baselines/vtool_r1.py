@@ -8,7 +8,7 @@ def outcome(config: Config) -> list[RewardTerm]:
     """1 for a right final answer, 0 otherwise."""
     from iapo.rewards import outcome_reward
 
-    return [RewardTerm(outcome_reward, weight=1.0)]
+    return [RewardTerm(outcome_reward, weight=config.train.outcome_weight)]
 
 
 METHOD = Method(

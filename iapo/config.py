@@ -139,6 +139,8 @@ class TrainConfig:
     """TRL's loss aggregation."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """What the advantage is divided by."""
+    outcome_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the outcome reward; 0 shows what a method's other rewards do alone."""
     kl_beta: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL to the starting policy."""
     save_every: Count = 10

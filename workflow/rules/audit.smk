@@ -60,3 +60,62 @@ rule compare_options:
         code=AUDIT_CODE,
     script:
         "../scripts/compare_options.py"
+
+
+AUDITED = next((name for name in CONFIG.methods if teacher_cache(name)), None)
+if AUDITED is not None:
+
+    rule audit:
+        """Cache against live teacher, attribution against a converged one; numbers and a page of plots."""
+        input:
+            manifest=RESULTS / "data/manifest.json",
+            teacher=teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors",
+            stats=teacher_cache(AUDITED),
+            cold=RESULTS / "models/student/cold/model.safetensors",
+            trained=RESULTS
+            / f"train/{AUDITED}/seed{CONFIG.seeds[0]}/model/model.safetensors",
+            metrics=[
+                RESULTS / f"train/{AUDITED}/seed{seed}/metrics.csv"
+                for seed in CONFIG.seeds
+            ],
+            verdict=RESULTS / "informative.json",
+            options=RESULTS / "audit/options.csv",
+        output:
+            summary=RESULTS / "audit/summary.json",
+            page=RESULTS / "audit/page.png",
+            record=RESULTS / "audit/summary.run.json",
+        log:
+            logs("audit"),
+        conda:
+            "../envs/iapo.yaml"
+        threads: 1
+        params:
+            audit=asdict(CONFIG.audit),
+            cache=cache_directory(AUDITED),
+            planted_cases=50,
+            settings=[asdict(CONFIG.teacher_attribution), asdict(CONFIG.alignment)],
+            code=AUDIT_CODE,
+        script:
+            "../scripts/audit.py"
+
+    rule perf:
+        """What a step costs with and without attribution, and attribution against captum."""
+        input:
+            manifest=RESULTS / "data/manifest.json",
+            stats=teacher_cache(AUDITED),
+            cold=RESULTS / "models/student/cold/model.safetensors",
+        output:
+            summary=RESULTS / "perf/summary.json",
+            table=RESULTS / "perf/table.csv",
+            record=RESULTS / "perf/summary.run.json",
+        log:
+            logs("perf"),
+        conda:
+            "../envs/iapo.yaml"
+        threads: 1
+        params:
+            method=AUDITED,
+            cache=cache_directory(AUDITED),
+            code=code_hash("benchmarks.perf", "iapo"),
+        script:
+            "../scripts/perf.py"

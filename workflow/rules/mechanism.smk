@@ -32,11 +32,7 @@ rule mechanism_run:
             else None
         ),
         seeds=CONFIG.seeds,
-        cache=lambda wildcards: (
-            str(teacher_cache(wildcards.condition)[0]).removesuffix(".stats.json")
-            if teacher_cache(wildcards.condition)
-            else ""
-        ),
+        cache=lambda wildcards: cache_directory(wildcards.condition),
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
         work=lambda wildcards: str(RESULTS / f"mechanism/work/{wildcards.condition}"),
         code=TRAINING_CODE,
@@ -47,14 +43,35 @@ rule mechanism_run:
         "../scripts/mechanism_run.py"
 
 
-rule mechanism_conditions:
-    """Every condition of this profile."""
+rule mechanism_report:
+    """What was found, on one page."""
     input:
-        expand(str(RESULTS / "mechanism/{condition}.parquet"), condition=MECHANISM),
+        records=expand(
+            str(RESULTS / "mechanism/{condition}.parquet"), condition=MECHANISM
+        ),
+        metrics=expand(
+            str(RESULTS / "mechanism/{condition}.metrics.csv"),
+            condition=CONFIG.methods,
+        ),
     output:
-        touch(RESULTS / "mechanism/all.done"),
+        page=RESULTS / "mechanism/page.md",
+        plots=RESULTS / "mechanism/page.png",
+        conditions=RESULTS / "mechanism/conditions.csv",
+        differences=RESULTS / "mechanism/differences.csv",
+        summary=RESULTS / "mechanism/summary.json",
+        record=RESULTS / "mechanism/page.run.json",
     log:
-        logs("mechanism/all"),
+        logs("mechanism_report"),
     localrule: True
     conda:
         "../envs/iapo.yaml"
+    params:
+        statistics=asdict(CONFIG.statistics),
+        code=code_hash(
+            "benchmarks.figures",
+            "benchmarks.mechanism.plots",
+            "benchmarks.mechanism.report",
+            "benchmarks.stats",
+        ),
+    script:
+        "../scripts/mechanism_report.py"

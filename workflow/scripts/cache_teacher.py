@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import atomic_write, exclusive, job
+from iapo.provenance import exclusive, job, write_json
 
 snakemake: Any
 
@@ -51,8 +51,7 @@ with job(snakemake) as run:
         made = {keys[example]: calls for example, calls in read_calls(Path(snakemake.input.calls)).items()}
         teacher.fill(examples, made, TeacherCache(cache))
     stats = cache_stats(cache)
-    with atomic_write(Path(snakemake.output.stats)) as partial:
-        partial.write_text(json.dumps(stats, indent=1) + "\n")
+    write_json(Path(snakemake.output.stats), stats)
     print(json.dumps(stats), flush=True)
     run.write_record(
         Path(snakemake.output.record),

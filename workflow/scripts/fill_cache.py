@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import atomic_write, exclusive, job
+from iapo.provenance import exclusive, job, write_json
 
 snakemake: Any
 
@@ -36,8 +36,7 @@ with job(snakemake) as run:
         teacher = TeacherPass(model, processor, config, CacheWriter(cache, address), address)
         added = teacher.fill(examples, queue, TeacherCache(cache))
     stats = cache_stats(cache)
-    with atomic_write(Path(snakemake.output.stats)) as partial:
-        partial.write_text(json.dumps(stats, indent=1) + "\n")
+    write_json(Path(snakemake.output.stats), stats)
     run.write_record(
         Path(snakemake.output.record),
         inputs={"data": manifest, "teacher": weights},

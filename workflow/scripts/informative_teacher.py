@@ -1,10 +1,9 @@
 """Ask the teachers of several seeds whether their attribution is informative about the student's calls."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import atomic_write, job
+from iapo.provenance import job, write_json
 
 snakemake: Any
 
@@ -29,8 +28,7 @@ with job(snakemake) as run:
     teachers = {seed: load_model(directory, device=config.device) for seed, directory in directories.items()}
     found = summary(ask_teachers(student, teachers, examples, calls, config), calls, config.teacher.train_seed)
     print(f"teacher seed {config.teacher.train_seed}: {found['sentence']}", flush=True)
-    with atomic_write(Path(snakemake.output.verdict)) as partial:
-        partial.write_text(json.dumps(found, indent=1) + "\n")
+    write_json(Path(snakemake.output.verdict), found)
     run.write_record(
         Path(snakemake.output.record),
         inputs={"data": manifest, "student": weights, "calls": Path(snakemake.input.calls)},

@@ -1,0 +1,199 @@
+"""What the mechanism study found: differences to controls, what the reward was made of, shares against behaviour."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from benchmarks.stats import paired_difference
+from iapo.config import Config
+from iapo.informative import correlation
+
+OUTCOMES = ("score", "follows_request", "share_R")
+"""Test accuracy, calls, block shares: what a penalty may move."""
+AGAINST: Mapping[str, tuple[str, ...]] = {
+    "iapo": ("vtool_r1", "iapo_shuffled"),
+    "planted_penalty": ("vtool_r1",),
+    "constant_penalty": ("vtool_r1",),
+}
+"""Controls of the methods that are no variants."""
+_EDITS = {"flips_with_hint": "share_P", "flips_with_request": "share_R"}
+"""Whether the call follows an edit of a block → the block's share."""
+
+
+def controls(config: Config) -> dict[str, tuple[str, ...]]:
+    """Condition → what it is compared with, of the conditions that this run has."""
+    run = ["cold", "teacher", *config.methods]
+    wanted = {
+        name: config.variants[name].against if name in config.variants else AGAINST.get(name, ())
+        for name in config.methods
+    }
+    return {name: kept for name, found in wanted.items() if (kept := tuple(c for c in found if c in run))}
+
+
+def conditions_table(records: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
+    """One row a condition: means over seeds and items, and over training steps.
+
+    Args:
+        records: of :func:`benchmarks.mechanism.behaviour.measure`, all conditions.
+        metrics: per step, with ``condition`` and ``seed``.
+    """
+    figures = ["score", "follows_request", "follows_hint", "flips_with_request", "flips_with_hint"]
+    shares = [name for name in records.columns if name.startswith("share_")]
+    numbers = records.astype(dict.fromkeys([*figures, *shares], float))
+    table = numbers.groupby("condition", sort=False)[[*figures, *shares]].mean()
+    table.insert(0, "seeds", records.groupby("condition")["seed"].nunique())
+    steps = metrics.groupby("condition").mean(numeric_only=True)
+    parts = [
+        name.removeprefix("advantage/").removesuffix("_share")
+        for name in steps.columns
+        if name.startswith("advantage/") and name.endswith("_share") and "outcome" not in name
+    ]
+    penalty = pd.DataFrame(index=table.index)
+    for part in parts:
+        for column, suffix in {"penalty_std": "std", "penalty_share": "share", "penalty_alone": "alone"}.items():
+            values = steps.get(f"advantage/{part}_{suffix}")
+            if values is not None:
+                penalty[column] = penalty.get(column, pd.Series(dtype=float)).combine_first(values)
+    table["outcome_std"] = steps.get("advantage/outcome_reward_std")
+    return table.join(penalty.reindex(table.index)).reset_index()
+
+
+def comparisons(records: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """Every condition against each of its controls, paired by item, for accuracy, calls and shares.
+
+    Questions without a call count as not following the request; their shares are left out of both sides.
+    """
+    rows = []
+    for condition, against in controls(config).items():
+        for control in against:
+            for outcome in OUTCOMES:
+                a, b = (_by_item(records, name, outcome) for name in (condition, control))
+                shared = ~(np.isnan(a).any(0) | np.isnan(b).any(0))
+                found = paired_difference(
+                    a[:, shared],
+                    b[:, shared],
+                    level=config.statistics.level,
+                    seed=config.statistics.seed,
+                    draws=config.statistics.bootstrap_draws,
+                )
+                verdict = "more" if found.low > 0 else "less" if found.high < 0 else "no difference found"
+                rows.append(
+                    {"condition": condition, "control": control, "outcome": outcome, **asdict(found)}
+                    | {"verdict": verdict, "items": int(shared.sum())}
+                )
+    return pd.DataFrame(rows)
+
+
+def reliance(records: pd.DataFrame) -> dict[str, Any]:
+    """Do block shares go with behaviour when the block is edited?
+
+    Returns:
+        Per edit: ``across_policies``, the correlation over policies of the mean share with the rate at which
+        calls follow the edit, and ``within_policy``, the mean over policies of the AUC with which a call's
+        share tells whether this call will follow it, with its 95 % interval over policies.
+    """
+    found: dict[str, Any] = {}
+    called = records.dropna(subset=["share_P"])
+    for edit, share in _EDITS.items():
+        means, rates, aucs = [], [], []
+        for _, rows in called.groupby(["condition", "seed"]):
+            flips = rows[edit].astype(bool).to_numpy()
+            shares = rows[share].to_numpy(dtype=np.float64)
+            means.append(shares.mean())
+            rates.append(flips.mean())
+            if flips.any() and not flips.all():
+                aucs.append(_auc(shares[flips], shares[~flips]))
+        spread = 1.96 * float(np.std(aucs, ddof=1)) / len(aucs) ** 0.5 if len(aucs) > 1 else float("nan")
+        mean = float(np.mean(aucs)) if aucs else float("nan")
+        found[edit] = {
+            "share": share,
+            "policies": len(means),
+            "across_policies": correlation(np.array(means), np.array(rates)),
+            "within_policy": mean,
+            "within_policy_low": mean - spread,
+            "within_policy_high": mean + spread,
+        }
+    return found
+
+
+def findings(compared: pd.DataFrame, relied: Mapping[str, Any]) -> list[str]:
+    """The result in sentences, whatever it is."""
+    if compared.empty:
+        return ["No condition has a control in this run."]
+    lines = []
+    for outcome, what in zip(OUTCOMES, ("test accuracy", "calls that follow the request", "R's share"), strict=True):
+        rows = compared[compared["outcome"] == outcome]
+        beaten = {str(name): set(group["verdict"]) for name, group in rows.groupby("condition", sort=False)}
+        lines.append(
+            f"More {what} than every control of its own: {_names(n for n, v in beaten.items() if v == {'more'})}. "
+            f"Less than one of them: {_names(n for n, v in beaten.items() if 'less' in v)}."
+        )
+    for edit, facts in relied.items():
+        block = "hint" if edit == "flips_with_hint" else "request"
+        lines.append(
+            f"Share {facts['share'][-1]} against following an edited {block}: r = {facts['across_policies']:+.2f} over "
+            f"{facts['policies']} policies; within a policy the share ranks the calls that follow with AUC "
+            f"{facts['within_policy']:.2f} [{facts['within_policy_low']:.2f}, {facts['within_policy_high']:.2f}]."
+        )
+    return lines
+
+
+def page(table: pd.DataFrame, compared: pd.DataFrame, lines: Sequence[str], config: Config) -> str:
+    """One page in Markdown."""
+    shown = table.copy()
+    for column in shown.columns.drop(["condition", "seeds"]):
+        shown[column] = [("–" if np.isnan(value) else f"{value:.3f}") for value in shown[column].astype(float)]
+    differences = pd.DataFrame(
+        {
+            "condition": compared["condition"],
+            "control": compared["control"],
+            "of": compared["outcome"],
+            "difference": [
+                f"{row.delta:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in compared.itertuples(index=False)
+            ],
+            "verdict": compared["verdict"],
+        }
+    )
+    return "\n".join(
+        [
+            f"# When does an attribution penalty work? Profile `{config.profile}`",
+            "",
+            *[f"- {line}" for line in lines],
+            "",
+            "![plots](page.png)",
+            "",
+            "## Conditions",
+            "",
+            "`penalty_std`, `outcome_std`: standard deviation within groups; `penalty_share`: share of the penalty in "
+            "the advantage; `penalty_alone`: share of groups in which nothing else differs.",
+            "",
+            shown.to_markdown(index=False, disable_numparse=True),
+            "",
+            f"## Differences, paired by item, {config.statistics.level:.0%} intervals over items and seeds",
+            "",
+            differences.to_markdown(index=False, disable_numparse=True),
+            "",
+        ]
+    )
+
+
+def _by_item(records: pd.DataFrame, condition: str, outcome: str) -> NDArray[np.float64]:
+    rows = records[records["condition"] == condition]
+    wide = rows.pivot_table(index="seed", columns="example_id", values=outcome, aggfunc="first", dropna=False)
+    values = wide.astype(float).to_numpy()
+    return np.nan_to_num(values) if outcome == "follows_request" else values
+
+
+def _auc(higher: NDArray[np.float64], lower: NDArray[np.float64]) -> float:
+    gaps = higher[:, None] - lower[None, :]
+    return float((gaps > 0).mean() + 0.5 * (gaps == 0).mean())
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,155 @@
+"""Attribution of one step's calls: against captum at equal error, and against what a batch consists of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from captum.attr import IntegratedGradients
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.perf.timing import alternating
+from iapo.alignment import BLOCKS, distribution
+from iapo.attribution import attribute
+from iapo.config import AttributionConfig
+from iapo.embedding_path import embedding_path, target_log_probability
+from iapo.probe import SampledCall
+from iapo.prompts import prompt_messages
+from iapo.rollout import encode_prompt
+from iapo.teacher import turn_ids
+from iapo.turns import PromptInputs, ToolTurn, calls_batch, example_inputs
+from iapo.types import Example
+
+Row = dict[str, Any]
+_CAPTUM_STEPS = (8, 12, 16, 20, 24, 32, 48)
+
+
+def turns_of(processor: Any, examples: Mapping[str, Example], calls: Sequence[SampledCall]) -> list[ToolTurn]:
+    """One turn a rollout, as the trainer holds them: equal prompts are one object, equal calls are not."""
+    prompts: dict[str, PromptInputs] = {}
+    for name in dict.fromkeys(call.example_id for call in calls):
+        encoded = encode_prompt(processor, prompt_messages(examples[name]), examples[name].figure.kind)
+        prompts[name] = example_inputs(processor, examples[name], encoded)
+    return [
+        ToolTurn(prompts[call.example_id], turn_ids(processor.tokenizer, call.text), call.text, [call.call])
+        for call in calls
+    ]
+
+
+def distinct(turns: Sequence[ToolTurn]) -> list[ToolTurn]:
+    """What the trainer attributes of them."""
+    return list({(id(turn.prompt), tuple(turn.ids)): turn for turn in turns}.values())
+
+
+def against_captum(
+    model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig, repeats: int
+) -> Row:
+    """Seconds for one step's rollouts here and by captum, with the fewest captum steps that err no more.
+
+    captum takes one rollout at a time, its midpoint rule and our baseline; what it needs no more than we do
+    (embeddings, positions) is computed once a rollout for it.
+    """
+    ours = distinct(turns)
+    place = {(id(turn.prompt), tuple(turn.ids)): i for i, turn in enumerate(ours)}
+    index = [place[id(turn.prompt), tuple(turn.ids)] for turn in turns]
+    exact = replace(config, points=256, tolerance=1e9)
+    reference = attribute(model, calls_batch(ours, tokenizer, model.device), config=exact).signed[index]
+    found = attribute(model, calls_batch(ours, tokenizer, model.device), config=config).signed[index]
+    error = _tv(found, reference).mean()
+    for steps in _CAPTUM_STEPS:
+        theirs = torch.stack([captum_sums(model, tokenizer, turn, config, steps) for turn in turns])
+        captum_error = _tv(theirs, reference).mean()
+        if captum_error <= error:
+            break
+    seconds = alternating(
+        {
+            "ours": lambda: attribute(model, calls_batch(distinct(turns), tokenizer, model.device), config=config),
+            "captum": lambda: [captum_sums(model, tokenizer, turn, config, steps) for turn in turns],
+        },
+        repeats,
+    )
+    return {
+        "rollouts": len(turns),
+        "distinct_calls": len(ours),
+        "captum_steps": steps,
+        "tv_ours": error,
+        "tv_captum": captum_error,
+        "ours": seconds["ours"],
+        "captum": seconds["captum"],
+        "captum_over_ours": seconds["captum"]["median"] / seconds["ours"]["median"],
+    }
+
+
+def captum_sums(model: Any, tokenizer: Any, turn: ToolTurn, config: AttributionConfig, steps: int) -> Tensor:
+    """Block sums of one rollout by captum's integrated gradients: [K] float64."""
+    path = embedding_path(model, calls_batch([turn], tokenizer, model.device), config.baseline)
+
+    def log_probability(embeddings: Tensor) -> Tensor:
+        return target_log_probability(model, path.repeated(len(embeddings)), embeddings)
+
+    inputs = path.inputs_BLD.detach()
+    parts = IntegratedGradients(log_probability).attribute(
+        inputs, baselines=inputs - path.difference_BLD.detach(), n_steps=steps, method="riemann_middle"
+    )
+    tokens = parts.double().sum(-1)[0]
+    return torch.stack([tokens[path.blocks_BL[0] == k].sum() for k in range(len(BLOCKS))])
+
+
+def scaling(
+    model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig, repeats: int
+) -> list[Row]:
+    """Seconds against prompts, calls a prompt, points, and prompt length; other things equal.
+
+    Returns:
+        Rows with ``varied, value, median, low, high, repeats, exponent``; the exponent is the slope of log
+        seconds over log value within one varied quantity: 1 is linear.
+    """
+    groups: dict[int, list[ToolTurn]] = {}
+    for turn in distinct(turns):
+        groups.setdefault(id(turn.prompt), []).append(turn)
+    full = sorted(groups.values(), key=len, reverse=True)
+    fixed = replace(config, tolerance=1e9)
+    cases: dict[str, dict[int, tuple[list[ToolTurn], AttributionConfig]]] = {
+        "prompts": {n: ([group[0] for group in full[:n]], fixed) for n in (2, 4, 8) if n <= len(full)},
+        "calls": {n: ([turn for group in full[:2] for turn in group[:n]], fixed) for n in (1, 2, 4)},
+        "points": {n: ([group[0] for group in full], replace(fixed, points=n)) for n in (4, 8, 16, 32)},
+        "prompt tokens": {n: ([lengthened(full[0][0], n)], fixed) for n in (500, 1000, 2000, 4000)},
+    }
+    rows = []
+    for varied, by_value in cases.items():
+        functions = {
+            str(value): lambda some=some, settings=settings: attribute(
+                model, calls_batch(some, tokenizer, model.device), config=settings
+            )
+            for value, (some, settings) in by_value.items()
+        }
+        times = alternating(functions, repeats)
+        medians = [times[str(value)]["median"] for value in by_value]
+        exponent = float(np.polyfit(np.log(list(by_value)), np.log(medians), 1)[0])
+        rows += [{"varied": varied, "value": value, **times[str(value)], "exponent": exponent} for value in by_value]
+    return rows
+
+
+def lengthened(turn: ToolTurn, tokens: int) -> ToolTurn:
+    """The same turn after a prompt whose tool definitions are repeated up to ``tokens``."""
+    prompt = turn.prompt
+    end = max(i for i, block in enumerate(prompt.block_ids) if block == BLOCKS.index("T")) + 1
+    more = max(0, tokens - len(prompt.input_ids))
+    block = [i for i, each in enumerate(prompt.block_ids) if each == BLOCKS.index("T")]
+    added = [prompt.input_ids[block[i % len(block)]] for i in range(more)]
+    images = prompt.fields["mm_token_type_ids"][0]
+    fields = {**prompt.fields, "mm_token_type_ids": [[*images[:end], *[0] * more, *images[end:]]]}
+    longer = PromptInputs(
+        [*prompt.input_ids[:end], *added, *prompt.input_ids[end:]],
+        fields,
+        [*prompt.block_ids[:end], *[BLOCKS.index("T")] * more, *prompt.block_ids[end:]],
+    )
+    return ToolTurn(longer, turn.ids, turn.text, turn.calls)
+
+
+def _tv(one: Tensor, other: Tensor) -> NDArray[np.float64]:
+    return np.asarray(0.5 * (distribution(one, 0.0) - distribution(other, 0.0)).abs().sum(-1).cpu().numpy())

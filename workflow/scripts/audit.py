@@ -1,0 +1,75 @@
+"""The cache against the live teacher, the attribution against a converged one, and the planted models."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from iapo.provenance import job, write_json
+
+snakemake: Any
+
+with job(snakemake) as run:
+    import pandas as pd
+
+    from benchmarks.audit.cache import audit_cache, residuals, self_teacher_penalty, total_variation
+    from benchmarks.audit.planted import planted_share
+    from benchmarks.audit.plots import draw
+    from iapo.data.store import read_split
+    from iapo.models import load_model
+    from iapo.probe import sample_calls
+    from iapo.teacher_cache import TeacherCache
+    from iapo.train import training_prompts
+    from iapo.types import TEST_SETS
+
+    config, audit = run.config, run.config.audit
+    manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
+    prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), -(-audit.prompts // len(TEST_SETS)))
+    examples = {example.example_id: example for example in prompts}
+    teacher = load_model(weights.parent, device=config.device)
+    cache = TeacherCache(Path(snakemake.params.cache))
+    # The cache holds calls that the cold student was seen to make, so that it is asked with other ones.
+    seed = config.student.cold_start.seed + 1
+    audits, errors, found = {}, {}, {}
+    for stage, path in {"before training": snakemake.input.cold, "after training": snakemake.input.trained}.items():
+        student = load_model(Path(path).parent, device=config.device)
+        calls = sample_calls(
+            *student,
+            prompts,
+            rollouts=audit.rollouts,
+            temperature=config.train.temperature,
+            turn_tokens=config.evaluation.turn_tokens,
+            seed=seed,
+        )
+        audits[stage] = one = audit_cache(student, teacher, cache, examples, calls, config)
+        errors[f"student, {stage}"] = total_variation(student, one.student, config.attribution, audit.reference_points)
+        median, high = residuals(one.student.result)
+        found[stage] = {**one.facts(), "residual_median": median, "residual_p95": high}
+        found[stage]["self_teacher_penalty"] = self_teacher_penalty(student, examples, calls, config)
+        print(f"{stage}: {found[stage]}", flush=True)
+    errors["teacher"] = total_variation(teacher, one.teacher, config.teacher_attribution, audit.reference_points)
+    verdict = json.loads(Path(snakemake.input.verdict).read_text())
+    main = verdict["teachers"][str(verdict["teacher_seed"])]
+    summary = {
+        **found["after training"],
+        "tv_mean": max(values.mean().item() for values in errors.values()),
+        "tv_p95": max(pd.Series(values).quantile(0.95) for values in errors.values()),
+        "informative": verdict["verdict"],
+        "informative_auc": main["auc"],
+        "planted_found": planted_share(snakemake.params.planted_cases, config=config.attribution),
+        "stages": found,
+        "tv": {
+            name: {"mean": values.mean().item(), "p95": pd.Series(values).quantile(0.95), "calls": len(values)}
+            for name, values in errors.items()
+        },
+        "settings": {"attribution": asdict(config.attribution), "alignment": asdict(config.alignment)},
+    }
+    write_json(Path(snakemake.output.summary), summary)
+    metrics = pd.concat([pd.read_csv(path) for path in snakemake.input.metrics], ignore_index=True)
+    draw(audits, errors, pd.read_csv(snakemake.input.options), metrics, Path(snakemake.output.page))
+    print(json.dumps({name: value for name, value in summary.items() if not isinstance(value, dict)}), flush=True)
+    run.write_record(
+        Path(snakemake.output.record),
+        inputs={"data": manifest, "teacher": weights, "trained": Path(snakemake.input.trained)},
+        seeds={"rollouts": seed},
+    )

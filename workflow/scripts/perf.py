@@ -1,0 +1,74 @@
+"""Time a step with and without attribution, attribution against captum and its growth, and the look-up."""
+
+from pathlib import Path
+from typing import Any
+
+from iapo.provenance import atomic_write, job, write_json
+
+snakemake: Any
+
+with job(snakemake) as run:
+    import pandas as pd
+
+    from baselines import METHODS
+    from benchmarks.perf.attributions import against_captum, scaling, turns_of
+    from benchmarks.perf.steps import step_times
+    from benchmarks.perf.timing import alternating
+    from iapo.data.store import read_split
+    from iapo.methods import resolve
+    from iapo.models import load_model
+    from iapo.probe import sample_calls
+    from iapo.teacher_cache import TeacherCache
+    from iapo.train import training_prompts
+    from iapo.types import TEST_SETS
+
+    method, config = resolve(snakemake.params.method, run.config, METHODS)
+    manifest, start = Path(snakemake.input.manifest), Path(snakemake.input.cold)
+    examples = read_split(manifest.parent, "train", TEST_SETS)
+    steps = step_times(
+        method,
+        config,
+        examples,
+        start=start.parent,
+        cache=Path(snakemake.params.cache),
+        steps=max(8, config.train.steps),
+    )
+    model, processor = load_model(start.parent, device=config.device)
+    group = training_prompts(examples, config.train.prompts_per_set)[:: config.train.prompts_per_set]
+    group += training_prompts(examples, config.train.prompts_per_set)[1 :: config.train.prompts_per_set]
+    group = group[: config.train.groups_per_step]
+    calls = sample_calls(
+        model,
+        processor,
+        group,
+        rollouts=config.train.group_size,
+        temperature=config.train.temperature,
+        turn_tokens=config.evaluation.turn_tokens,
+        seed=0,
+    )
+    turns = turns_of(processor, {example.example_id: example for example in group}, calls)
+    captum = against_captum(model, processor.tokenizer, turns, config.attribution, repeats=5)
+    rows = scaling(model, processor.tokenizer, turns, config.attribution, repeats=5)
+    cache = TeacherCache(Path(snakemake.params.cache))
+    keys = cache.prompts[: len(turns)]
+    lookups = alternating({"lookup": lambda: [cache.lookup(key, turns[0].calls[0]) for key in keys]}, 20)["lookup"]
+    per_step = lookups["median"] / max(1, len(keys)) * config.train.groups_per_step * config.train.group_size
+    summary = {
+        "iapo_over_grpo_step": steps["iapo_step"]["median"] / steps["grpo_step"]["median"],
+        "attribution_over_grpo_step": steps["attribution"]["median"] / steps["grpo_step"]["median"],
+        "captum_over_ours": captum["captum_over_ours"],
+        "cache_lookup_share": per_step / steps["iapo_step"]["median"],
+        "length_exponent": next(row["exponent"] for row in rows if row["varied"] == "prompt tokens"),
+        "steps": steps,
+        "captum": captum,
+    }
+    write_json(Path(snakemake.output.summary), summary)
+    parts = [{"varied": "step", "value": name, **times} for name, times in steps.items()]
+    with atomic_write(Path(snakemake.output.table)) as partial:
+        pd.DataFrame([*parts, *rows]).to_csv(partial, index=False, float_format="%.5f")
+    print({name: value for name, value in summary.items() if not isinstance(value, dict)}, flush=True)
+    run.write_record(
+        Path(snakemake.output.record),
+        inputs={"data": manifest, "student": start},
+        seeds={"rollouts": 0},
+    )

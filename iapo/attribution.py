@@ -223,11 +223,12 @@ class SeparateRows:
 
 def _in_step(jobs: Sequence[_Job], agree: Agree | None) -> Iterator[tuple[_Job, bool]]:
     """The jobs; where another process has more of them, the last one again, which does not count."""
+    # Counted first: a process that is through with its jobs must not ask while another is in a forward pass.
+    most = len(jobs) if agree is None else agree(len(jobs))
     for job in jobs:
         yield job, True
-    if agree is not None:
-        for _ in range(agree(len(jobs)) - len(jobs)):
-            yield jobs[-1], False
+    for _ in range(most - len(jobs)):
+        yield jobs[-1], False
 
 
 @torch.no_grad()

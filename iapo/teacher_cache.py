@@ -260,6 +260,11 @@ def _hit(
     )
 
 
+def directory_of(stats: Path) -> Path:
+    """The cache that a file of :func:`cache_stats`, ``<cache>.stats.json`` beside it, is about."""
+    return stats.with_name(stats.name.removesuffix(".stats.json"))
+
+
 def cache_stats(directory: Path) -> dict[str, Any]:
     """What a cache holds, for people: prompts, rows by source, size, completeness."""
     cache = TeacherCache(directory)

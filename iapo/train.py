@@ -74,7 +74,7 @@ def train(
         model=model,
         processing_class=processor,
         args=_grpo_config(config, settings, terms, processor, work / "checkpoints", seed),
-        train_dataset=Dataset.from_list([_row(example) for example in prompts]),
+        train_dataset=Dataset.from_list([dataset_row(example) for example in prompts]),
         reward_funcs=[term.function for term in terms],
         environment_factory=ENVIRONMENTS,
         **extra,
@@ -107,8 +107,8 @@ def _trainer_class(method: Method, config: Config, cache: Path | None) -> tuple[
     }
 
 
-def _row(example: Example) -> dict[str, Any]:
-    """A dataset row: what TRL renders, what the environment needs, what the rewards read."""
+def dataset_row(example: Example) -> dict[str, Any]:
+    """What TRL renders, what the environment needs, what the rewards read."""
     image = open_image(example)
     (message,) = prompt_messages(example, image)
     # TRL puts the images of the row in place of the parts without one.

@@ -130,6 +130,15 @@ def total_variation(policy: Policy, scored: LiveSums, config: AttributionConfig,
     return np.asarray(0.5 * (cheap - distribution(reference.signed, 0.0)).abs().sum(-1).cpu().numpy())
 
 
+def autocast_variation(policy: Policy, scored: LiveSums, config: AttributionConfig) -> NDArray[np.float64]:
+    """Distance of each turn's block distribution under bfloat16 autocast from the one in fp32: [D] in [0, 1]."""
+    model, processor = policy
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
+        half = score_turns(model, processor.tokenizer, scored.turns, config)
+    gap = distribution(half.signed, 0.0) - distribution(scored.result.signed, 0.0)
+    return np.asarray(0.5 * gap.abs().sum(-1).cpu().numpy())
+
+
 def self_teacher_penalty(
     policy: Policy, examples: Mapping[str, Example], calls: Sequence[SampledCall], config: Config
 ) -> float:

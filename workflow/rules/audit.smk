@@ -91,7 +91,6 @@ if AUDITED is not None:
         threads: 1
         params:
             audit=asdict(CONFIG.audit),
-            cache=cache_directory(AUDITED),
             planted_cases=50,
             settings=[asdict(CONFIG.teacher_attribution), asdict(CONFIG.alignment)],
             code=AUDIT_CODE,
@@ -115,7 +114,6 @@ if AUDITED is not None:
         threads: 1
         params:
             method=AUDITED,
-            cache=cache_directory(AUDITED),
             code=code_hash("benchmarks.perf", "iapo"),
         script:
             "../scripts/perf.py"

@@ -12,13 +12,19 @@ snakemake: Any
 with job(snakemake) as run:
     import pandas as pd
 
-    from benchmarks.audit.cache import audit_cache, residuals, self_teacher_penalty, total_variation
+    from benchmarks.audit.cache import (
+        audit_cache,
+        autocast_variation,
+        residuals,
+        self_teacher_penalty,
+        total_variation,
+    )
     from benchmarks.audit.planted import planted_share
     from benchmarks.audit.plots import draw
     from iapo.data.store import read_split
     from iapo.models import load_model
     from iapo.probe import sample_calls
-    from iapo.teacher_cache import TeacherCache
+    from iapo.teacher_cache import TeacherCache, directory_of
     from iapo.train import training_prompts
     from iapo.types import TEST_SETS
 
@@ -27,7 +33,7 @@ with job(snakemake) as run:
     prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), -(-audit.prompts // len(TEST_SETS)))
     examples = {example.example_id: example for example in prompts}
     teacher = load_model(weights.parent, device=config.device)
-    cache = TeacherCache(Path(snakemake.params.cache))
+    cache = TeacherCache(directory_of(Path(snakemake.input.stats[0])))
     # The cache holds calls that the cold student was seen to make, so that it is asked with other ones.
     seed = config.student.cold_start.seed + 1
     audits, errors, found = {}, {}, {}
@@ -46,6 +52,7 @@ with job(snakemake) as run:
         median, high = residuals(one.student.result)
         found[stage] = {**one.facts(), "residual_median": median, "residual_p95": high}
         found[stage]["self_teacher_penalty"] = self_teacher_penalty(student, examples, calls, config)
+        found[stage]["tv_autocast"] = autocast_variation(student, one.student, config.attribution).mean().item()
         print(f"{stage}: {found[stage]}", flush=True)
     errors["teacher"] = total_variation(teacher, one.teacher, config.teacher_attribution, audit.reference_points)
     verdict = json.loads(Path(snakemake.input.verdict).read_text())

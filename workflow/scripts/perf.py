@@ -18,7 +18,7 @@ with job(snakemake) as run:
     from iapo.methods import resolve
     from iapo.models import load_model
     from iapo.probe import sample_calls
-    from iapo.teacher_cache import TeacherCache
+    from iapo.teacher_cache import TeacherCache, directory_of
     from iapo.train import training_prompts
     from iapo.types import TEST_SETS
 
@@ -30,7 +30,7 @@ with job(snakemake) as run:
         config,
         examples,
         start=start.parent,
-        cache=Path(snakemake.params.cache),
+        cache=directory_of(Path(snakemake.input.stats[0])),
         steps=max(8, config.train.steps),
     )
     model, processor = load_model(start.parent, device=config.device)
@@ -46,10 +46,12 @@ with job(snakemake) as run:
         turn_tokens=config.evaluation.turn_tokens,
         seed=0,
     )
+    if not calls:
+        raise RuntimeError("the cold-started student made no call to time; train it longer (mini does)")
     turns = turns_of(processor, {example.example_id: example for example in group}, calls)
     captum = against_captum(model, processor.tokenizer, turns, config.attribution, repeats=5)
     rows = scaling(model, processor.tokenizer, turns, config.attribution, repeats=5)
-    cache = TeacherCache(Path(snakemake.params.cache))
+    cache = TeacherCache(directory_of(Path(snakemake.input.stats[0])))
     keys = cache.prompts[: len(turns)]
     lookups = alternating({"lookup": lambda: [cache.lookup(key, turns[0].calls[0]) for key in keys]}, 20)["lookup"]
     per_step = lookups["median"] / max(1, len(keys)) * config.train.groups_per_step * config.train.group_size

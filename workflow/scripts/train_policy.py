@@ -15,6 +15,7 @@ with job(snakemake) as run:
     from iapo.data.hints import with_hint_rate
     from iapo.data.store import read_split
     from iapo.methods import resolve
+    from iapo.teacher_cache import directory_of
     from iapo.train import train
     from iapo.types import TEST_SETS
 
@@ -35,7 +36,7 @@ with job(snakemake) as run:
             config.teacher.train if of_teacher else config.train,
             examples,
             start=start.parent,
-            cache=cache.with_name(cache.name.removesuffix(".stats.json")) if cache else None,
+            cache=directory_of(cache) if cache else None,
             work=work,
             output=Path(snakemake.output.weights).parent,
             seed=seed,

@@ -1,0 +1,39 @@
+"""IAPO's reward in a TRL script of your own: the mixin in front of GRPOTrainer, the reward among the others."""
+
+from pathlib import Path
+
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
+
+from iapo.alignment_trainer import AttributionMixin
+from iapo.data.store import read_split
+from iapo.env import ENVIRONMENTS
+from iapo.models import load_model
+from iapo.rewards import alignment_reward, outcome_reward
+from iapo.teacher_cache import TeacherCache
+from iapo.train import dataset_row
+
+
+class MyTrainer(AttributionMixin, GRPOTrainer):
+    """Your trainer; every group's calls are attributed before the rewards are asked."""
+
+
+def train(student: Path, cache: Path, data: Path, output: Path, steps: int) -> None:
+    model, processor = load_model(student)
+    questions = read_split(data, "train", ("h_bar", "v_bar"))[:16]
+    arguments = GRPOConfig(
+        output_dir=str(output), max_steps=steps, per_device_train_batch_size=8, num_generations=4,
+        max_completion_length=48, max_tool_calling_iterations=1, reward_weights=[1.0, 0.5], report_to="none",
+        use_cpu=True, bf16=False, save_strategy="no",
+    )  # fmt: skip
+    trainer = MyTrainer(
+        model=model, processing_class=processor, args=arguments, cache=TeacherCache(cache),
+        train_dataset=Dataset.from_list([dataset_row(question) for question in questions]),
+        environment_factory=ENVIRONMENTS, reward_funcs=[outcome_reward, alignment_reward],
+    )  # fmt: skip
+    trainer.train()
+
+
+if __name__ == "__main__":
+    mini = Path("results/mini")
+    train(mini / "models/student/cold", mini / "teacher/cache/main", mini / "data", Path("results/own"), steps=10)

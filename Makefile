@@ -3,11 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: table test smoke lint lock config help
+.PHONY: table test smoke audit mechanism mechanism_quick lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
 	@echo "make smoke   every rule once, small"
+	@echo "make audit   results/mini/audit and results/mini/perf: the cache, the attribution and what they cost"
+	@echo "make mechanism        results/mechanism/mechanism/page.md: when does the penalty work? mechanism_quick: a glance"
 	@echo "make lint    ruff, mypy, import directions, snakefmt, snakemake --lint"
 	@echo "make lock    resolve requirements.lock again"
 
@@ -26,7 +28,21 @@ test: $(INSTALLED)
 	$(BIN)/pytest
 
 smoke: $(INSTALLED)
-	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml
+	$(BIN)/snakemake results/table.csv results/smoke/audit/summary.json --cores all --configfile config/smoke.yaml
+
+audit: $(INSTALLED)
+	$(BIN)/snakemake --cores all results/mini/audit/summary.json
+	# Alone, so that nothing else is timed.
+	$(BIN)/snakemake --cores 1 results/mini/perf/summary.json
+
+mechanism: $(INSTALLED)
+	$(BIN)/snakemake results/mechanism/mechanism/page.md --cores all --configfile config/mechanism.yaml
+	$(BIN)/snakemake results/mechanism_thought/mechanism/page.md --cores all --configfile config/mechanism_thought.yaml
+
+QUICK := [vtool_r1,iapo,iapo_shuffled,constant_penalty,planted_penalty]
+mechanism_quick: $(INSTALLED)
+	$(BIN)/snakemake results/mechanism_quick/mechanism/page.md --cores all --configfile config/mechanism.yaml \
+		--config profile=mechanism_quick 'seeds=[0]' 'methods=$(QUICK)'
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ def _control(name: str, summary: str, settings: dict[str, dict[str, str]]) -> Me
 
 
 def outcome_and_wrong_call(config: Config) -> list[RewardTerm]:
-    """The outcome and a penalty that is 1 for a call on other labels than the annotated ones: an oracle."""
+    """The outcome and a penalty that is 1 for a call on other labels than the annotated ones, or none: an oracle."""
     from iapo.rewards import wrong_call_penalty
 
     return [*outcome(config), RewardTerm(wrong_call_penalty, weight=config.alignment.weight)]
@@ -33,7 +33,9 @@ CONTROLS = (
     _control("iapo_self", "the student's own shares: penalty 0", {"alignment": {"teacher": "self"}}),
     _control("attention_share", "attention shares instead of attributions", {"attribution": {"method": "attention"}}),
     Method(
-        "planted_penalty", "1 for a call on the wrong label: what a perfect penalty would do", outcome_and_wrong_call
+        "planted_penalty",
+        "1 for no call or one on the wrong label: what a perfect penalty would do",
+        outcome_and_wrong_call,
     ),
     Method(
         "constant_penalty", "one constant per prompt: what a penalty without differences does", outcome_and_constant

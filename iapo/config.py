@@ -172,7 +172,8 @@ class AttributionConfig:
     tokens_per_forward: Count = 2048
     """Points × calls × length in one forward pass; bounds memory, never the result."""
     most_tokens: Count = 16384
-    """Longest prompt and call; a longer one is left out, with its group, and counted."""
+    """Longest prompt and call; a longer one is left out, with its group, and counted. A forward pass holds at least
+    one point of one prompt: 8,000 tokens took under 1 GB on mini's models."""
 
 
 @dataclass(frozen=True, config=_SETTINGS)

@@ -64,12 +64,13 @@ def final_text(messages: Sequence[dict[str, Any]]) -> str:
 def wrong_call_penalty(
     completions: Sequence[Sequence[dict[str, Any]]], focus_labels: Sequence[Sequence[str]], **_: Any
 ) -> list[float]:
-    """-1 for a first call that names other labels than the annotated ones, 0 for the right ones and for no call.
+    """-1 for a first call that names other labels than the annotated ones and for no call, 0 for the right ones.
 
-    A control with the answer key: what a penalty that told right calls from wrong ones perfectly would do.
+    A control with the answer key: what a penalty that told right calls from wrong ones perfectly would do. Were
+    no call free, a policy under this penalty alone would stop calling.
     """
     return [
-        -float(bool(calls := _first_calls(messages)) and set(calls[0].labels) != set(labels))
+        -float(not (calls := _first_calls(messages)) or set(calls[0].labels) != set(labels))
         for messages, labels in zip(completions, focus_labels, strict=True)
     ]
 

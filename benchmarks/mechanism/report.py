@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,13 @@ def controls(config: Config) -> dict[str, tuple[str, ...]]:
         for name in config.methods
     }
     return {name: kept for name, found in wanted.items() if (kept := tuple(c for c in found if c in run))}
+
+
+def read_records(paths: Sequence[Path]) -> pd.DataFrame:
+    """The records of all conditions, shares and behaviour as numbers, missing ones as nan."""
+    frames = [pd.read_parquet(path) for path in paths]
+    numbers = [name for name in frames[0].columns if name.startswith(("share_", "follows_", "flips_"))]
+    return pd.concat([frame.astype(dict.fromkeys(numbers, float)) for frame in frames], ignore_index=True)
 
 
 def conditions_table(records: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
@@ -75,6 +83,8 @@ def comparisons(records: pd.DataFrame, config: Config) -> pd.DataFrame:
             for outcome in OUTCOMES:
                 a, b = (_by_item(records, name, outcome) for name in (condition, control))
                 shared = ~(np.isnan(a).any(0) | np.isnan(b).any(0))
+                if not shared.any():  # A policy that never calls has no shares.
+                    continue
                 found = paired_difference(
                     a[:, shared],
                     b[:, shared],

@@ -74,9 +74,9 @@ def message(labels: list[str], name: str = "focus_on_rows_with_mask") -> list[di
     return [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "."}]
 
 
-def test_the_planted_penalty_is_for_wrong_labels_alone() -> None:
+def test_the_planted_penalty_is_for_wrong_labels_and_for_no_call() -> None:
     completions = [message(["a"]), message(["b"]), message(["a", "b"]), [{"role": "assistant", "content": "?"}], []]
-    assert wrong_call_penalty(completions, [["a"]] * 5) == [0, -1, -1, 0, 0]
+    assert wrong_call_penalty(completions, [["a"]] * 5) == [0, -1, -1, -1, -1]
 
 
 def test_the_constant_penalty_is_constant_within_groups_and_differs_between() -> None:

@@ -263,7 +263,7 @@ def test_a_prompt_of_eight_thousand_tokens_fits(
     found = attribute(trained_looking, calls_batch([long], tiny[1].tokenizer, "cpu"), config=replace(PLAIN, points=2))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert torch.isfinite(found.signed).all() and math.isfinite(found.residual.item())
-    assert grown < 3e6  # kB; stated in config/README.md
+    assert grown < 1e6  # kB; stated in config/README.md
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ with job(snakemake) as run:
     import pandas as pd
 
     from benchmarks.mechanism.plots import draw
-    from benchmarks.mechanism.report import comparisons, conditions_table, findings, page, reliance
+    from benchmarks.mechanism.report import comparisons, conditions_table, findings, page, read_records, reliance
 
     paths = [Path(path) for path in snakemake.input.records]
-    records = pd.concat([pd.read_parquet(path) for path in paths], ignore_index=True)
+    records = read_records(paths)
     metrics = pd.concat([pd.read_csv(path) for path in snakemake.input.metrics], ignore_index=True)
     table, compared, relied = (
         conditions_table(records, metrics),

@@ -16,17 +16,20 @@ _HEADS = 4
 _POSITIONS = 1024
 
 
-def build_model(config: ModelConfig, *, seed: int) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
+def build_model(
+    config: ModelConfig, *, seed: int, hints: bool = False
+) -> tuple[Qwen2_5_VLForConditionalGeneration, Any]:
     """A tiny Qwen2.5-VL with random weights and its processor.
 
     Args:
         config: widths and depths.
         seed: of the initial weights.
+        hints: whether the tokenizer knows the words of the shortcut world.
 
     Returns:
         The model (float32, on the CPU) and its processor.
     """
-    processor = build_processor()
+    processor = build_processor(hints)
     tokenizer = processor.tokenizer
     token_id = tokenizer.convert_tokens_to_ids
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id

@@ -50,12 +50,12 @@ CHAT_TEMPLATE = """\
 {%- if add_generation_prompt %}<|im_start|>assistant{% endif %}"""
 
 
-def _vocabulary() -> list[str]:
+def _vocabulary(hints: bool) -> list[str]:
     families = dict.fromkeys(tool.parameter for tool in TOOLS.values())
     openings = [f'", "arguments": {{"{parameter}": ["' for parameter in families]
     json_pieces = ['{"name": "', *openings, '", "', '"]}}']
     turns = ["system", "user", "assistant", "tool", "error", ANSWER_PREFIX]
-    return list(dict.fromkeys([*json_pieces, *TOOLS, *words(), *turns]))
+    return list(dict.fromkeys([*json_pieces, *TOOLS, *words(hints), *turns]))
 
 
 def _piece_pattern(piece: str) -> str:
@@ -65,13 +65,16 @@ def _piece_pattern(piece: str) -> str:
     return before + re.escape(piece) + after
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(hints: bool = False) -> PreTrainedTokenizerFast:
     """The word-level tokenizer of the mini world. Text outside its vocabulary is dropped.
+
+    Args:
+        hints: whether it knows the words of the shortcut world.
 
     Returns:
         A fast tokenizer, left-padded, whose decoder restores a tool call's JSON to the letter.
     """
-    pieces = _vocabulary()
+    pieces = _vocabulary(hints)
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<unk>", *pieces])}, unk_token="<unk>"))
     longest_first = sorted(pieces, key=len, reverse=True)
     pattern = Regex("|".join(map(_piece_pattern, longest_first)))
@@ -89,9 +92,13 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor() -> Qwen2_5_VLProcessor:
-    """Tokenizer, template and image processor of the tiny models, ready for ``save_pretrained``."""
-    tokenizer = build_tokenizer()
+def build_processor(hints: bool = False) -> Qwen2_5_VLProcessor:
+    """Tokenizer, template and image processor of the tiny models, ready for ``save_pretrained``.
+
+    Args:
+        hints: whether the tokenizer knows the words of the shortcut world.
+    """
+    tokenizer = build_tokenizer(hints)
     tokenizer.chat_template = CHAT_TEMPLATE
     set_response_template(tokenizer)
     return Qwen2_5_VLProcessor(

@@ -24,10 +24,9 @@ _FUNCTION_WORDS = [
     "chart",
     "table",
     "figure",
-    "hint",
-    "question",
-    "names",
 ]
+_HINT_WORDS = ["hint", "question", "names"]
+"""Of the shortcut world only, so that another world's weights do not depend on it."""
 _PUNCTUATION = (":", ",", ".", "?")
 
 
@@ -37,11 +36,12 @@ def numbers() -> list[str]:
 
 
 @cache
-def words() -> tuple[str, ...]:
-    """All words; a panel's label is one word, since a tool names it whole."""
+def words(hints: bool = False) -> tuple[str, ...]:
+    """All words, those of hints and thoughts where asked for; a panel's label is one, since a tool names it whole."""
     indicator_words = [word for indicator in INDICATORS for word in indicator.split()]
     return tuple(
         dict.fromkeys(
-            [*PANELS, *countries(), *years(), *numbers()] + [*indicator_words, *_FUNCTION_WORDS, *_PUNCTUATION]
+            [*PANELS, *countries(), *years(), *numbers(), *indicator_words, *_FUNCTION_WORDS]
+            + [*(_HINT_WORDS if hints else []), *_PUNCTUATION]
         )
     )

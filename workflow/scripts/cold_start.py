@@ -17,7 +17,8 @@ with job(snakemake) as run:
     settings = getattr(run.config, policy)
     manifest = Path(snakemake.input.manifest)
     examples = read_split(manifest.parent, "train", TEST_SETS)
-    model, processor = build_model(settings.model, seed=settings.cold_start.seed)
+    hints = run.config.data.hint_rate is not None
+    model, processor = build_model(settings.model, seed=settings.cold_start.seed, hints=hints)
     cold_start(model, processor, examples, settings.cold_start, name=policy)
     save_model(model, processor, Path(snakemake.output.weights).parent)
     run.write_record(

@@ -28,7 +28,7 @@ test: $(INSTALLED)
 	$(BIN)/pytest
 
 smoke: $(INSTALLED)
-	$(BIN)/snakemake results/table.csv results/smoke/audit/summary.json --cores all --configfile config/smoke.yaml
+	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml
 
 audit: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/mini/audit/summary.json

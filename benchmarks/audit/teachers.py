@@ -36,7 +36,9 @@ def ask_teachers(
     calls: Sequence[SampledCall],
     config: Config,
 ) -> dict[int, Asked]:
-    """Teacher seed → what it says about the calls; student and teachers run live."""
+    """Teacher seed → what it says about the calls, if there are any; student and teachers run live."""
+    if not calls:
+        return {seed: Asked([], informativeness([], [], [])) for seed in teachers}
     mine = score_calls(*student, examples, calls, config.attribution)
     return {
         seed: _asked(mine, score_calls(*teacher, examples, calls, config.teacher_attribution), calls, config)

@@ -36,6 +36,16 @@ def distribution(signed: Tensor, epsilon: float) -> Tensor:
     return (shares + epsilon) / (1 + blocks * epsilon)
 
 
+def total_variation(signed: Tensor, other: Tensor) -> Tensor:
+    """Half the L1 distance between the block distributions of two attributions, without smoothing: [...] in [0, 1].
+
+    Args:
+        signed: [..., K] block sums, nats.
+        other: [..., K] those it is held against.
+    """
+    return 0.5 * (distribution(signed, 0.0) - distribution(other, 0.0)).abs().sum(-1)
+
+
 def block_magnitudes(signed: Tensor, l1: Tensor, lengths: Tensor, aggregation: Aggregation) -> Tensor:
     """What stands for a block before shares are taken.
 

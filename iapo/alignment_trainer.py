@@ -21,9 +21,9 @@ from iapo.alignment import BLOCKS, distribution, divergence
 from iapo.attribution import Agree, attribute
 from iapo.block_sums import Sums, aggregated, attributed_sums, cached_sums
 from iapo.config import AlignmentConfig, AttributionConfig
-from iapo.teacher_cache import CacheHit, TeacherCache, prompt_key
+from iapo.teacher_cache import HIT_KINDS, CacheHit, TeacherCache
 from iapo.trainer import FigureTrainer
-from iapo.turns import ToolTurn, TurnMixin, calls_batch
+from iapo.turns import ToolTurn, TurnMixin, calls_batch, distinct_turns
 from iapo.types import BlockAttribution
 
 _LOSS_POINTS = 4
@@ -79,22 +79,22 @@ class AttributionMixin(TurnMixin):
     def _attribute(self, inputs: list[dict[str, Any]]) -> None:
         turns = self.tool_turns
         called = [i for i in self._attributed_rollouts() if turns[i].calls]
-        distinct = {_identity(turns[i]): turns[i] for i in called}
-        result = self._attribute_turns(list(distinct.values()))
-        place = {identity: i for i, identity in enumerate(distinct)}
-        students = attributed_sums(list(distinct.values()), result, self._alignment) if result is not None else []
+        distinct, places = distinct_turns([turns[i] for i in called])
+        result = self._attribute_turns(distinct)
+        students = attributed_sums(distinct, result, self._alignment) if result is not None else []
+        place = dict(zip(called, places, strict=True))
         hits: dict[str, int] = defaultdict(int)
         for i, (row, turn) in enumerate(zip(inputs, turns, strict=True)):
             row["prompt_key"] = self._prompt_key(turn)
             row["student_block_sums"] = row["teacher_block_sums"] = None
-            if i not in called:
+            if i not in place:
                 continue
-            student = students[place[_identity(turn)]]
+            student = students[place[i]]
             hit = self._teacher_hit(row["prompt_key"], turn)
             hits["missing" if hit is None else hit.kind] += 1
             row["student_block_sums"] = student
             row["teacher_block_sums"] = self._teacher_sums(turn, student, hit)
-        for kind in ("exact", "same_tool", "nearest", "missing"):
+        for kind in HIT_KINDS:
             self.record(f"cache/{kind}", hits[kind] / max(1, len(called)))
 
     def _attributed_rollouts(self) -> set[int]:
@@ -157,12 +157,7 @@ class AttributionMixin(TurnMixin):
     def _prompt_key(self, turn: ToolTurn) -> str:
         prompt = turn.prompt
         if id(prompt) not in self._key_memo:
-            self._key_memo[id(prompt)] = prompt_key(
-                self._cache.fingerprint,
-                prompt.input_ids,
-                prompt.fields.get("pixel_values"),
-                prompt.fields.get("image_grid_thw"),
-            )
+            self._key_memo[id(prompt)] = prompt.key(self._cache.fingerprint)
         return self._key_memo[id(prompt)]
 
     def _log_attribution(self, turns: Sequence[ToolTurn], result: BlockAttribution) -> None:
@@ -205,7 +200,3 @@ class AttributionMixin(TurnMixin):
 
 class AlignmentTrainer(AttributionMixin, FigureTrainer):
     """The trainer of methods that compare the student's attribution with the teacher's."""
-
-
-def _identity(turn: ToolTurn) -> tuple[int, tuple[int, ...]]:
-    return id(turn.prompt), tuple(turn.ids)

@@ -6,7 +6,6 @@ shard is dropped, so that only its prompts are computed again. One process write
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iapo.provenance import atomic_write, sha256_file
+from iapo.provenance import atomic_write, sha256_file, write_json
 from iapo.teacher_cache import (
     SCHEMA,
     SCHEMA_VERSION,
@@ -109,8 +108,7 @@ class CacheWriter:
 
     def _write_manifest(self) -> None:
         manifest = {"schema_version": SCHEMA_VERSION, "fingerprint": self._fingerprint, "shards": self._shards}
-        with atomic_write(self._directory / "manifest.json") as partial:
-            partial.write_text(json.dumps(manifest, indent=1) + "\n")
+        write_json(self._directory / "manifest.json", manifest)
 
 
 def _to_dict(row: CacheRow) -> dict[str, Any]:

@@ -279,6 +279,11 @@ class AuditConfig:
     reference_points: Count = 256
     """Midpoints of the converged attribution that the cheap one is held against."""
 
+    @property
+    def prompts_per_set(self) -> int:
+        """Enough of each set for ``prompts`` in all."""
+        return -(-self.prompts // len(TEST_SETS))
+
 
 @dataclass(frozen=True, config=_SETTINGS)
 class Variant:
@@ -317,6 +322,11 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     audit: AuditConfig = AuditConfig()
+
+    @property
+    def asked_teachers(self) -> list[int]:
+        """GRPO seeds of the teachers that are asked whether they are informative, the cached one among them."""
+        return sorted({self.teacher.train_seed, *self.audit.teacher_seeds})
 
     @property
     def teacher_attribution(self) -> AttributionConfig:

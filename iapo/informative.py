@@ -78,9 +78,7 @@ def informativeness(
         here = index == group
         bad, good = values[here & wrong], values[here & ~wrong]
         if len(bad) and len(good):
-            gap = bad[:, None] - good[None, :]
-            # Rounding must not decide a tie: the same call has the same penalty.
-            won.append(float(np.where(np.abs(gap) < 1e-9, 0.5, gap > 0).mean()))
+            won.append(auc_of(bad, good))
     auc, low, high = _bootstrap_mean(np.array(won), seed, draws)
     centred, centred_wrong = centre(values, groups), centre(wrong.astype(np.float64), groups)
     verdict: Verdict = "not"
@@ -108,6 +106,13 @@ def agreement(one: Sequence[float], other: Sequence[float], groups: Sequence[str
     """
     first, second = (centre(np.asarray(each, dtype=np.float64), groups) for each in (one, other))
     return correlation(first, second)
+
+
+def auc_of(higher: NDArray[np.float64], lower: NDArray[np.float64]) -> float:
+    """Share of pairs in which the value of ``higher`` is larger, ties half."""
+    gap = higher[:, None] - lower[None, :]
+    # Rounding must not decide a tie: the same call has the same penalty.
+    return float(np.where(np.abs(gap) < 1e-9, 0.5, gap > 0).mean())
 
 
 def centre(values: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from iapo.block_sums import Sums, attributed_sums
-from iapo.config import AlignmentConfig, AttributionConfig
+from iapo.config import AlignmentConfig, AttributionConfig, Partition
 from iapo.probe import SampledCall
 from iapo.prompts import prompt_messages
 from iapo.rewards import penalties_of_calls
 from iapo.rollout import encode_prompt
 from iapo.teacher import score_turns, turn_ids
-from iapo.turns import PromptInputs, ToolTurn, example_inputs
+from iapo.turns import PromptInputs, ToolTurn, distinct_turns, example_inputs
 from iapo.types import BlockAttribution, Example
 
 
@@ -51,20 +51,22 @@ def score_calls(
     """
     if not calls:
         raise ValueError("found no sampled call to score; expected a policy that calls tools at least once")
+    turns, place = distinct_turns(turns_of(processor, examples, calls, config.blocks))
+    return LiveSums(turns, score_turns(model, processor.tokenizer, turns, config), place)
+
+
+def turns_of(
+    processor: Any, examples: Mapping[str, Example], calls: Sequence[SampledCall], partition: Partition = "prit"
+) -> list[ToolTurn]:
+    """One turn a call, as the trainer holds them: equal prompts are one object, equal calls are not."""
     prompts: dict[str, PromptInputs] = {}
-    place: dict[tuple[str, str], int] = {}
-    turns: list[ToolTurn] = []
-    for call in calls:
-        if call.example_id not in prompts:
-            example = examples[call.example_id]
-            encoded = encode_prompt(processor, prompt_messages(example), example.figure.kind)
-            prompts[call.example_id] = example_inputs(processor, example, encoded, config.blocks)
-        if (call.example_id, call.text) not in place:
-            place[call.example_id, call.text] = len(turns)
-            ids = turn_ids(processor.tokenizer, call.text)
-            turns.append(ToolTurn(prompts[call.example_id], ids, call.text, [call.call]))
-    result = score_turns(model, processor.tokenizer, turns, config)
-    return LiveSums(turns, result, [place[call.example_id, call.text] for call in calls])
+    for name in dict.fromkeys(call.example_id for call in calls):
+        encoded = encode_prompt(processor, prompt_messages(examples[name]), examples[name].figure.kind)
+        prompts[name] = example_inputs(processor, examples[name], encoded, partition)
+    return [
+        ToolTurn(prompts[call.example_id], turn_ids(processor.tokenizer, call.text), call.text, [call.call])
+        for call in calls
+    ]
 
 
 def live_penalties(student: LiveSums, teacher: LiveSums, config: AlignmentConfig) -> list[float]:

@@ -157,21 +157,46 @@ class TeacherPass:
             return
         result = score_turns(self._model, self._processor.tokenizer, turns, self._attribution)
         for i, (prompt, rank, candidate) in enumerate(flat):
-            blocks = turns[i].prompt.blocks
-            yield CacheRow(
-                prompt_key=prompt.key,
-                call=candidate.call,
-                signed=tuple(result.signed[i, :blocks].tolist()),
-                l1=tuple(result.l1[i, :blocks].tolist()),
-                log_p=result.log_p[i].item(),
-                delta_f=result.delta_f[i].item(),
-                residual=result.residual[i].item(),
+            yield cache_row(
+                prompt.key,
+                turns[i],
+                result,
+                i,
                 source=candidate.source,
                 # A filled call never stands in for the teacher's own.
                 rank=rank if candidate.source != "filled" else 1_000 + rank,
                 correct=set(candidate.call.labels) == set(prompt.example.focus_labels),
-                call_text=candidate.text,
             )
+
+
+def cache_row(
+    key: str, turn: ToolTurn, result: BlockAttribution, i: int, *, source: Source, rank: int, correct: bool
+) -> CacheRow:
+    """Row ``i`` of an attribution, for the cache.
+
+    Args:
+        key: of the prompt.
+        turn: the one that was attributed, with its call.
+        result: of several turns.
+        i: which of them it is.
+        source: where the call came from.
+        rank: its place among the prompt's candidates.
+        correct: whether it names the annotated labels.
+    """
+    blocks = turn.prompt.blocks
+    return CacheRow(
+        prompt_key=key,
+        call=turn.calls[0],
+        signed=tuple(result.signed[i, :blocks].tolist()),
+        l1=tuple(result.l1[i, :blocks].tolist()),
+        log_p=result.log_p[i].item(),
+        delta_f=result.delta_f[i].item(),
+        residual=result.residual[i].item(),
+        source=source,
+        rank=rank,
+        correct=correct,
+        call_text=turn.text,
+    )
 
 
 def candidates(example: Example, texts: Sequence[str], config: TeacherConfig) -> list[Candidate]:

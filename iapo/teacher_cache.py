@@ -48,6 +48,11 @@ SCHEMA = pa.schema(
 )
 
 
+HitKind = Literal["exact", "same_tool", "nearest"]
+HIT_KINDS = ("exact", "same_tool", "nearest", "missing")
+"""What a look-up can come to."""
+
+
 class CacheError(RuntimeError):
     """The cache cannot be used; the message names the file, what was found and what to do."""
 
@@ -85,7 +90,7 @@ class CacheHit:
     """Block sums P, R, I, T, nats."""
     l1: tuple[float, ...]
     """Sums of magnitudes per block, nats."""
-    kind: Literal["exact", "same_tool", "nearest"]
+    kind: HitKind
     others: tuple[float, ...]
     """Mean block sums of the prompt's other rows; zeros where there is none."""
 
@@ -248,9 +253,7 @@ class TeacherCache:
         return alike[(alike.index(key) + 1) % len(alike)]
 
 
-def _hit(
-    found: Sequence[CacheRow], rows: Sequence[CacheRow], kind: Literal["exact", "same_tool", "nearest"]
-) -> CacheHit:
+def _hit(found: Sequence[CacheRow], rows: Sequence[CacheRow], kind: HitKind) -> CacheHit:
     others = [row.signed for row in rows if row not in found]
     return CacheHit(
         _mean([row.signed for row in found]),

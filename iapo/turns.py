@@ -24,6 +24,7 @@ from iapo.env import tool_schemas
 from iapo.processor import IMAGE_TOKEN
 from iapo.prompts import prompt_messages
 from iapo.rollout import EncodedPrompt
+from iapo.teacher_cache import prompt_key
 from iapo.tools import parse_turn
 from iapo.types import Example, ToolCall
 
@@ -46,6 +47,12 @@ class PromptInputs:
     def blocks(self) -> int:
         """How many blocks the prompt has: 4, or more in a finer partition."""
         return max(4, *(block + 1 for block in self.block_ids))
+
+    def key(self, fingerprint: str) -> str:
+        """The address of its rows in the cache with this fingerprint."""
+        return prompt_key(
+            fingerprint, self.input_ids, self.fields.get("pixel_values"), self.fields.get("image_grid_thw")
+        )
 
 
 @dataclass(frozen=True)
@@ -247,6 +254,16 @@ def _shared_images(turns: Sequence[ToolTurn]) -> dict[str, Tensor]:
         "image_grid_thw": torch.cat([prompt.fields["image_grid_thw"] for prompt in prompts.values()]),
         "image_rows": torch.tensor(rows),
     }
+
+
+def distinct_turns(turns: Sequence[ToolTurn]) -> tuple[list[ToolTurn], list[int]]:
+    """Equal turns of one prompt once, and per turn which of these it is."""
+    places: dict[tuple[int, tuple[int, ...]], int] = {}
+    distinct: list[ToolTurn] = []
+    for turn in turns:
+        if places.setdefault((id(turn.prompt), tuple(turn.ids)), len(distinct)) == len(distinct):
+            distinct.append(turn)
+    return distinct, [places[id(turn.prompt), tuple(turn.ids)] for turn in turns]
 
 
 def call_tokens(ids: Sequence[int], tokenizer: Any) -> list[bool]:

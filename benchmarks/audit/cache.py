@@ -12,23 +12,19 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.audit.teachers import Policy
-from iapo.alignment import distribution
+from iapo.alignment import total_variation
 from iapo.block_sums import cached_sums
 from iapo.cache_writer import CacheWriter
-from iapo.config import AttributionConfig, Config
+from iapo.config import AlignmentConfig, AttributionConfig, Config
 from iapo.informative import centre, correlation, informativeness
 from iapo.live import LiveSums, live_penalties, score_calls
 from iapo.probe import SampledCall
 from iapo.rewards import penalties_of_calls
-from iapo.teacher import score_turns
-from iapo.teacher_cache import CacheRow, TeacherCache, prompt_key
-from iapo.turns import ToolTurn
+from iapo.teacher import cache_row, score_turns
+from iapo.teacher_cache import HIT_KINDS, CacheHit, TeacherCache
 from iapo.types import Example
-
-KINDS = ("exact", "same_tool", "nearest", "missing")
 
 
 @dataclass(frozen=True)
@@ -85,15 +81,11 @@ def audit_cache(
     theirs = score_calls(*teacher, examples, calls, config.teacher_attribution)
     live_seconds = time.perf_counter() - started
     live = live_penalties(mine, theirs, config.alignment)
-    keys = [_key(cache, mine.turns[i]) for i in mine.place]
+    keys = _keys(cache, mine)
     started = time.perf_counter()
     hits = [cache.lookup(key, call.call) for key, call in zip(keys, calls, strict=True)]
     lookup_seconds = time.perf_counter() - started
-    sums = [
-        None if hit is None else cached_sums(mine.turns[i], hit, config.alignment)
-        for hit, i in zip(hits, mine.place, strict=True)
-    ]
-    cached = penalties_of_calls(mine.sums(config.alignment), sums, config.alignment)
+    cached = _cached_penalties(hits, mine, config.alignment)
     known = [i for i, penalty in enumerate(cached) if penalty is not None]
     kinds = ["missing" if hit is None else hit.kind for hit in hits]
     return CacheAudit(
@@ -101,7 +93,7 @@ def audit_cache(
         live=[live[i] for i in known],
         groups=[calls[i].example_id for i in known],
         correct=[calls[i].correct for i in known],
-        hits={kind: kinds.count(kind) / len(kinds) for kind in KINDS},
+        hits={kind: kinds.count(kind) / len(kinds) for kind in HIT_KINDS},
         live_seconds=live_seconds,
         lookup_seconds=lookup_seconds,
         student=mine,
@@ -109,7 +101,9 @@ def audit_cache(
     )
 
 
-def total_variation(policy: Policy, scored: LiveSums, config: AttributionConfig, points: int) -> NDArray[np.float64]:
+def variation_from_converged(
+    policy: Policy, scored: LiveSums, config: AttributionConfig, points: int
+) -> NDArray[np.float64]:
     """Distance of each prompt's first call's block distribution from the converged one.
 
     Args:
@@ -126,8 +120,7 @@ def total_variation(policy: Policy, scored: LiveSums, config: AttributionConfig,
     chosen = sorted(first.values())
     exact = replace(config, points=points, quadrature="midpoint", tolerance=1e9)
     reference = score_turns(model, processor.tokenizer, [scored.turns[i] for i in chosen], exact)
-    cheap = distribution(scored.result.signed[chosen], 0.0)
-    return np.asarray(0.5 * (cheap - distribution(reference.signed, 0.0)).abs().sum(-1).cpu().numpy())
+    return np.asarray(total_variation(scored.result.signed[chosen], reference.signed).cpu().numpy())
 
 
 def autocast_variation(policy: Policy, scored: LiveSums, config: AttributionConfig) -> NDArray[np.float64]:
@@ -135,8 +128,7 @@ def autocast_variation(policy: Policy, scored: LiveSums, config: AttributionConf
     model, processor = policy
     with torch.autocast(model.device.type, dtype=torch.bfloat16):
         half = score_turns(model, processor.tokenizer, scored.turns, config)
-    gap = distribution(half.signed, 0.0) - distribution(scored.result.signed, 0.0)
-    return np.asarray(0.5 * gap.abs().sum(-1).cpu().numpy())
+    return np.asarray(total_variation(half.signed, scored.result.signed).cpu().numpy())
 
 
 def self_teacher_penalty(
@@ -148,47 +140,37 @@ def self_teacher_penalty(
     """
     mine = score_calls(*policy, examples, calls, config.attribution)
     theirs = score_calls(*policy, examples, calls[::-1], config.attribution)
-    unique = {theirs.place[i]: call for i, call in enumerate(calls[::-1])}
+    unique = dict(zip(theirs.place, calls[::-1], strict=True))
     with tempfile.TemporaryDirectory() as directory:
         writer = CacheWriter(Path(directory), "self")
-        empty = TeacherCache(directory)
-        rows = [_row(_key(empty, theirs.turns[i]), call, theirs, i) for i, call in unique.items()]
+        rows = [
+            cache_row(
+                turn.prompt.key("self"), turn, theirs.result, i, source="sampled", rank=i, correct=unique[i].correct
+            )
+            for i, turn in enumerate(theirs.turns)
+        ]
         writer.add(rows, prompts=[], candidates="self")
         cache = TeacherCache(directory)
-    sums = []
-    for call, i in zip(calls, mine.place, strict=True):
-        hit = cache.lookup(_key(cache, mine.turns[i]), call.call)
-        sums.append(None if hit is None else cached_sums(mine.turns[i], hit, config.alignment))
-    found = penalties_of_calls(mine.sums(config.alignment), sums, config.alignment)
+    hits = [cache.lookup(key, call.call) for key, call in zip(_keys(cache, mine), calls, strict=True)]
+    found = _cached_penalties(hits, mine, config.alignment)
     return max(penalty for penalty in found if penalty is not None)
 
 
-def _row(key: str, call: SampledCall, scored: LiveSums, i: int) -> CacheRow:
-    blocks, result = scored.turns[i].prompt.blocks, scored.result
-
-    def row(sums: Tensor) -> tuple[float, ...]:
-        return tuple(sums[i, :blocks].tolist())
-
-    return CacheRow(
-        prompt_key=key,
-        call=call.call,
-        signed=row(result.signed),
-        l1=row(result.l1),
-        log_p=result.log_p[i].item(),
-        delta_f=result.delta_f[i].item(),
-        residual=result.residual[i].item(),
-        source="sampled",
-        rank=i,
-        correct=call.correct,
-        call_text=call.text,
-    )
+def _keys(cache: TeacherCache, scored: LiveSums) -> list[str]:
+    """[N] the address of each sampled call's prompt."""
+    keys = [turn.prompt.key(cache.fingerprint) for turn in scored.turns]
+    return [keys[i] for i in scored.place]
 
 
-def _key(cache: TeacherCache, turn: ToolTurn) -> str:
-    fields = turn.prompt.fields
-    return prompt_key(
-        cache.fingerprint, turn.prompt.input_ids, fields.get("pixel_values"), fields.get("image_grid_thw")
-    )
+def _cached_penalties(
+    hits: Sequence[CacheHit | None], student: LiveSums, config: AlignmentConfig
+) -> list[float | None]:
+    """[N] penalties by what the look-ups found."""
+    sums = [
+        None if hit is None else cached_sums(student.turns[i], hit, config)
+        for hit, i in zip(hits, student.place, strict=True)
+    ]
+    return penalties_of_calls(student.sums(config), sums, config)
 
 
 def residuals(result: Any) -> tuple[float, float]:

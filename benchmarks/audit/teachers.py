@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from iapo.config import Config, with_overrides
+from iapo.config import AttributionConfig, Config, with_overrides
 from iapo.informative import Informativeness, agreement, informativeness
 from iapo.live import LiveSums, live_penalties, score_calls
 from iapo.probe import SampledCall, sample_calls
@@ -98,24 +98,24 @@ def compare_options(
         calls: the student's.
         config: of the profile.
     """
-    scored: dict[tuple[str, Any], LiveSums] = {}
+    scored: dict[tuple[str, AttributionConfig], LiveSums] = {}
+
+    def score(who: str, policy: Policy, what: Sequence[SampledCall], attribution: AttributionConfig) -> LiveSums:
+        # Options that change the penalty alone share their attributions.
+        if (who, attribution) not in scored:
+            scored[who, attribution] = score_calls(*policy, examples, what, attribution)
+        return scored[who, attribution]
+
     own = {seed: _own_calls(teacher, examples, calls, config) for seed, teacher in teachers.items()}
     rows = []
     with Progress(len(OPTIONS), "compare options", unit="option") as progress:
         for name, overrides in OPTIONS.items():
             settled = with_overrides(config, overrides, f"option {name}")
-
-            def memo(who: str, policy: Policy, what: Sequence[SampledCall], attribution: Any) -> LiveSums:
-                key = (who, attribution)
-                if key not in scored:
-                    scored[key] = score_calls(*policy, examples, what, attribution)
-                return scored[key]
-
-            mine = memo("student", student, calls, settled.attribution)
+            mine = score("student", student, calls, settled.attribution)
             by_own = settled.alignment.reference == "teacher_call"
             for seed, teacher in teachers.items():
                 what = own[seed] if by_own else calls
-                theirs = memo(f"{seed} {by_own}", teacher, what, settled.teacher_attribution)
+                theirs = score(f"{seed} {by_own}", teacher, what, settled.teacher_attribution)
                 answer = _asked(mine, theirs, calls, settled).answer
                 rows.append({"option": name, "teacher_seed": seed, **asdict(answer)})
             progress.update(1)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks.stats import paired_difference
 from iapo.config import Config
-from iapo.informative import correlation
+from iapo.informative import auc_of, correlation
 
 OUTCOMES = ("score", "follows_request", "share_R")
 """Test accuracy, calls, block shares: what a penalty may move."""
@@ -118,7 +118,7 @@ def reliance(records: pd.DataFrame) -> dict[str, Any]:
             means.append(shares.mean())
             rates.append(flips.mean())
             if flips.any() and not flips.all():
-                aucs.append(_auc(shares[flips], shares[~flips]))
+                aucs.append(auc_of(shares[flips], shares[~flips]))
         spread = 1.96 * float(np.std(aucs, ddof=1)) / len(aucs) ** 0.5 if len(aucs) > 1 else float("nan")
         mean = float(np.mean(aucs)) if aucs else float("nan")
         found[edit] = {
@@ -198,11 +198,6 @@ def _by_item(records: pd.DataFrame, condition: str, outcome: str) -> NDArray[np.
     wide = rows.pivot_table(index="seed", columns="example_id", values=outcome, aggfunc="first", dropna=False)
     values = wide.astype(float).to_numpy()
     return np.nan_to_num(values) if outcome == "follows_request" else values
-
-
-def _auc(higher: NDArray[np.float64], lower: NDArray[np.float64]) -> float:
-    gaps = higher[:, None] - lower[None, :]
-    return float((gaps > 0).mean() + 0.5 * (gaps == 0).mean())
 
 
 def _names(names: Iterable[str]) -> str:

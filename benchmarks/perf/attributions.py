@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from captum.attr import IntegratedGradients
-from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.perf.timing import alternating
-from iapo.alignment import BLOCKS, distribution
+from iapo.alignment import BLOCKS, total_variation
 from iapo.attribution import attribute
 from iapo.config import AttributionConfig
 from iapo.embedding_path import embedding_path, target_log_probability
-from iapo.probe import SampledCall
-from iapo.prompts import prompt_messages
-from iapo.rollout import encode_prompt
-from iapo.teacher import turn_ids
-from iapo.turns import PromptInputs, ToolTurn, calls_batch, example_inputs
-from iapo.types import Example
+from iapo.turns import PromptInputs, ToolTurn, calls_batch, distinct_turns
 
 Row = dict[str, Any]
 _CAPTUM_STEPS = (8, 12, 16, 20, 24, 32, 48)
-
-
-def turns_of(processor: Any, examples: Mapping[str, Example], calls: Sequence[SampledCall]) -> list[ToolTurn]:
-    """One turn a rollout, as the trainer holds them: equal prompts are one object, equal calls are not."""
-    prompts: dict[str, PromptInputs] = {}
-    for name in dict.fromkeys(call.example_id for call in calls):
-        encoded = encode_prompt(processor, prompt_messages(examples[name]), examples[name].figure.kind)
-        prompts[name] = example_inputs(processor, examples[name], encoded)
-    return [
-        ToolTurn(prompts[call.example_id], turn_ids(processor.tokenizer, call.text), call.text, [call.call])
-        for call in calls
-    ]
-
-
-def distinct(turns: Sequence[ToolTurn]) -> list[ToolTurn]:
-    """What the trainer attributes of them."""
-    return list({(id(turn.prompt), tuple(turn.ids)): turn for turn in turns}.values())
 
 
 def against_captum(
@@ -53,21 +30,21 @@ def against_captum(
     captum takes one rollout at a time, its midpoint rule and our baseline; what it needs no more than we do
     (embeddings, positions) is computed once a rollout for it.
     """
-    ours = distinct(turns)
-    place = {(id(turn.prompt), tuple(turn.ids)): i for i, turn in enumerate(ours)}
-    index = [place[id(turn.prompt), tuple(turn.ids)] for turn in turns]
+    ours, index = distinct_turns(turns)
     exact = replace(config, points=256, tolerance=1e9)
     reference = attribute(model, calls_batch(ours, tokenizer, model.device), config=exact).signed[index]
     found = attribute(model, calls_batch(ours, tokenizer, model.device), config=config).signed[index]
-    error = _tv(found, reference).mean()
+    error = total_variation(found, reference).mean().item()
     for steps in _CAPTUM_STEPS:
         theirs = torch.stack([captum_sums(model, tokenizer, turn, config, steps) for turn in turns])
-        captum_error = _tv(theirs, reference).mean()
+        captum_error = total_variation(theirs, reference).mean().item()
         if captum_error <= error:
             break
     seconds = alternating(
         {
-            "ours": lambda: attribute(model, calls_batch(distinct(turns), tokenizer, model.device), config=config),
+            "ours": lambda: attribute(
+                model, calls_batch(distinct_turns(turns)[0], tokenizer, model.device), config=config
+            ),
             "captum": lambda: [captum_sums(model, tokenizer, turn, config, steps) for turn in turns],
         },
         repeats,
@@ -109,7 +86,7 @@ def scaling(
         seconds over log value within one varied quantity: 1 is linear.
     """
     groups: dict[int, list[ToolTurn]] = {}
-    for turn in distinct(turns):
+    for turn in distinct_turns(turns)[0]:
         groups.setdefault(id(turn.prompt), []).append(turn)
     full = sorted(groups.values(), key=len, reverse=True)
     fixed = replace(config, tolerance=1e9)
@@ -149,7 +126,3 @@ def lengthened(turn: ToolTurn, tokens: int) -> ToolTurn:
         [*prompt.block_ids[:end], *[BLOCKS.index("T")] * more, *prompt.block_ids[end:]],
     )
     return ToolTurn(longer, turn.ids, turn.text, turn.calls)
-
-
-def _tv(one: Tensor, other: Tensor) -> NDArray[np.float64]:
-    return np.asarray(0.5 * (distribution(one, 0.0) - distribution(other, 0.0)).abs().sum(-1).cpu().numpy())

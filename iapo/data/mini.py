@@ -6,7 +6,6 @@ which ReFocus has only for its chart training data.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from iapo.data.figures import Grid, draw, figure_grid
 from iapo.data.gapminder import Table, split_tables
 from iapo.data.hints import draw_hint
 from iapo.data.vocabulary import PANELS
-from iapo.provenance import atomic_write
+from iapo.provenance import write_json
 from iapo.types import TEST_SETS, Split
 
 RAW_FILES = {
@@ -101,8 +100,7 @@ def write_raw(config: DataConfig, root: Path) -> None:
                 path = figures / f"{name}.png"
                 draw(_grid(sample)).save(path, optimize=False)
                 records[name] = _record(sample, name, f"figures/{name}.png") | _hint(sample, name, split, config)
-            with atomic_write(root / split / RAW_FILES[test_set]) as partial:
-                partial.write_text(json.dumps(records, indent=1) + "\n")
+            write_json(root / split / RAW_FILES[test_set], records)
 
 
 def _hint(sample: Sample, name: str, split: Split, config: DataConfig) -> dict[str, str]:

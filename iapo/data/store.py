@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from iapo.config import DataConfig
 from iapo.data.ingest import ingest
 from iapo.data.mini import write_raw
-from iapo.provenance import atomic_write, sha256_file
+from iapo.provenance import atomic_write, sha256_file, write_json
 from iapo.types import Example, Figure, Split
 
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -128,8 +128,7 @@ def build(config: DataConfig, root: Path) -> dict[str, Any]:
         "counts": counts,
         "sha256": {str(path.relative_to(root)): sha256_file(path) for path in files},
     }
-    with atomic_write(root / "manifest.json") as partial:
-        partial.write_text(json.dumps(manifest, indent=1) + "\n")
+    write_json(root / "manifest.json", manifest)
     return manifest
 
 

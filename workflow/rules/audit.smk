@@ -1,6 +1,6 @@
 TEACHERS = {
     f"teacher{seed}": teacher_directory(seed) / "model.safetensors"
-    for seed in sorted({CONFIG.teacher.train_seed, *CONFIG.audit.teacher_seeds})
+    for seed in CONFIG.asked_teachers
 }
 AUDIT_CODE = code_hash(
     "benchmarks.audit",

@@ -115,13 +115,6 @@ CACHING_CODE = code_hash(
 )
 
 
-def cache_directory(method: str) -> str:
-    """Where that method's rows lie; empty where it compares with no teacher."""
-    if not teacher_cache(method):
-        return ""
-    return str(RESULTS / f"teacher/cache/{cache_name(SETTLED[method][1])}")
-
-
 def teacher_cache(method: str) -> list[Path]:
     """The teacher's cache as an input, for methods that compare with the teacher."""
     if method not in SETTLED or not SETTLED[method][0].uses_teacher:

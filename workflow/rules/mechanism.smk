@@ -32,7 +32,6 @@ rule mechanism_run:
             else None
         ),
         seeds=CONFIG.seeds,
-        cache=lambda wildcards: cache_directory(wildcards.condition),
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
         work=lambda wildcards: str(RESULTS / f"mechanism/work/{wildcards.condition}"),
         code=TRAINING_CODE,

@@ -17,7 +17,7 @@ with job(snakemake) as run:
         autocast_variation,
         residuals,
         self_teacher_penalty,
-        total_variation,
+        variation_from_converged,
     )
     from benchmarks.audit.planted import planted_share
     from benchmarks.audit.plots import draw
@@ -30,7 +30,7 @@ with job(snakemake) as run:
 
     config, audit = run.config, run.config.audit
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
-    prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), -(-audit.prompts // len(TEST_SETS)))
+    prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), audit.prompts_per_set)
     examples = {example.example_id: example for example in prompts}
     teacher = load_model(weights.parent, device=config.device)
     cache = TeacherCache(directory_of(Path(snakemake.input.stats[0])))
@@ -48,13 +48,17 @@ with job(snakemake) as run:
             seed=seed,
         )
         audits[stage] = one = audit_cache(student, teacher, cache, examples, calls, config)
-        errors[f"student, {stage}"] = total_variation(student, one.student, config.attribution, audit.reference_points)
+        errors[f"student, {stage}"] = variation_from_converged(
+            student, one.student, config.attribution, audit.reference_points
+        )
         median, high = residuals(one.student.result)
         found[stage] = {**one.facts(), "residual_median": median, "residual_p95": high}
         found[stage]["self_teacher_penalty"] = self_teacher_penalty(student, examples, calls, config)
         found[stage]["tv_autocast"] = autocast_variation(student, one.student, config.attribution).mean().item()
         print(f"{stage}: {found[stage]}", flush=True)
-    errors["teacher"] = total_variation(teacher, one.teacher, config.teacher_attribution, audit.reference_points)
+    errors["teacher"] = variation_from_converged(
+        teacher, one.teacher, config.teacher_attribution, audit.reference_points
+    )
     verdict = json.loads(Path(snakemake.input.verdict).read_text())
     main = verdict["teachers"][str(verdict["teacher_seed"])]
     summary = {

@@ -19,11 +19,11 @@ with job(snakemake) as run:
 
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
-    seeds = sorted({config.teacher.train_seed, *config.audit.teacher_seeds})
-    dev = training_prompts(read_split(manifest.parent, "dev", TEST_SETS), -(-config.audit.prompts // len(TEST_SETS)))
+    dev = training_prompts(read_split(manifest.parent, "dev", TEST_SETS), config.audit.prompts_per_set)
     student = load_model(weights.parent, device=config.device)
     teachers = {
-        seed: load_model(Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device) for seed in seeds
+        seed: load_model(Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device)
+        for seed in config.asked_teachers
     }
     calls = sample_calls(
         *student,

@@ -17,15 +17,14 @@ with job(snakemake) as run:
 
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
-    seeds = sorted({config.teacher.train_seed, *config.audit.teacher_seeds})
-    directories = {seed: Path(snakemake.input[f"teacher{seed}"]).parent for seed in seeds}
-    prompts = training_prompts(
-        read_split(manifest.parent, "train", TEST_SETS), -(-config.audit.prompts // len(TEST_SETS))
-    )
+    prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.audit.prompts_per_set)
     examples = {example.example_id: example for example in prompts}
     calls = [call for call in read_sampled(Path(snakemake.input.calls)) if call.example_id in examples]
     student = load_model(weights.parent, device=config.device)
-    teachers = {seed: load_model(directory, device=config.device) for seed, directory in directories.items()}
+    teachers = {
+        seed: load_model(Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device)
+        for seed in config.asked_teachers
+    }
     found = summary(ask_teachers(student, teachers, examples, calls, config), calls, config.teacher.train_seed)
     print(f"teacher seed {config.teacher.train_seed}: {found['sentence']}", flush=True)
     write_json(Path(snakemake.output.verdict), found)

@@ -15,6 +15,7 @@ with job(snakemake) as run:
     from iapo.data.store import read_split
     from iapo.methods import resolve
     from iapo.models import load_model
+    from iapo.teacher_cache import directory_of
     from iapo.train import train
     from iapo.types import TEST_SETS
 
@@ -26,7 +27,7 @@ with job(snakemake) as run:
     if snakemake.params.trained:
         method, config = resolve(condition, run.config, METHODS)
         examples = read_split(manifest.parent, "train", TEST_SETS)
-        cache = Path(snakemake.params.cache) if method.uses_teacher else None
+        cache = directory_of(Path(snakemake.input.cache[0])) if method.uses_teacher else None
         for seed in config.seeds:
             work = Path(snakemake.params.work) / f"seed{seed}"
             policies[seed] = work / "model"

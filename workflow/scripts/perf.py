@@ -11,10 +11,11 @@ with job(snakemake) as run:
     import pandas as pd
 
     from baselines import METHODS
-    from benchmarks.perf.attributions import against_captum, scaling, turns_of
+    from benchmarks.perf.attributions import against_captum, scaling
     from benchmarks.perf.steps import step_times
     from benchmarks.perf.timing import alternating
     from iapo.data.store import read_split
+    from iapo.live import turns_of
     from iapo.methods import resolve
     from iapo.models import load_model
     from iapo.probe import sample_calls
@@ -24,19 +25,19 @@ with job(snakemake) as run:
 
     method, config = resolve(snakemake.params.method, run.config, METHODS)
     manifest, start = Path(snakemake.input.manifest), Path(snakemake.input.cold)
+    cache_directory = directory_of(Path(snakemake.input.stats[0]))
     examples = read_split(manifest.parent, "train", TEST_SETS)
     steps = step_times(
         method,
         config,
         examples,
         start=start.parent,
-        cache=directory_of(Path(snakemake.input.stats[0])),
+        cache=cache_directory,
         steps=max(8, config.train.steps),
     )
     model, processor = load_model(start.parent, device=config.device)
-    group = training_prompts(examples, config.train.prompts_per_set)[:: config.train.prompts_per_set]
-    group += training_prompts(examples, config.train.prompts_per_set)[1 :: config.train.prompts_per_set]
-    group = group[: config.train.groups_per_step]
+    prompts, per_set = training_prompts(examples, config.train.prompts_per_set), config.train.prompts_per_set
+    group = [*prompts[::per_set], *prompts[1::per_set]][: config.train.groups_per_step]
     calls = sample_calls(
         model,
         processor,
@@ -51,7 +52,7 @@ with job(snakemake) as run:
     turns = turns_of(processor, {example.example_id: example for example in group}, calls)
     captum = against_captum(model, processor.tokenizer, turns, config.attribution, repeats=5)
     rows = scaling(model, processor.tokenizer, turns, config.attribution, repeats=5)
-    cache = TeacherCache(directory_of(Path(snakemake.input.stats[0])))
+    cache = TeacherCache(cache_directory)
     keys = cache.prompts[: len(turns)]
     lookups = alternating({"lookup": lambda: [cache.lookup(key, turns[0].calls[0]) for key in keys]}, 20)["lookup"]
     per_step = lookups["median"] / max(1, len(keys)) * config.train.groups_per_step * config.train.group_size

@@ -3,11 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: table test smoke audit mechanism mechanism_quick lint lock config help
+.PHONY: table test smoke ablations report audit mechanism mechanism_quick lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
 	@echo "make smoke   every rule once, small"
+	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
+	@echo "make report  results/report.html: tables, figures, run records and configuration in one offline file"
 	@echo "make audit   results/mini/audit and results/mini/perf: the cache, the attribution and what they cost"
 	@echo "make mechanism        results/mechanism/mechanism/page.md: when does the penalty work? mechanism_quick: a glance"
 	@echo "make lint    ruff, mypy, import directions, snakefmt, snakemake --lint"
@@ -29,6 +31,13 @@ test: $(INSTALLED)
 
 smoke: $(INSTALLED)
 	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml
+
+ablations: $(INSTALLED)
+	$(BIN)/snakemake --cores all results/mini/tables/ablations.md
+
+report: $(INSTALLED)
+	$(BIN)/snakemake results/table.csv --cores all
+	$(BIN)/snakemake results/table.csv --report results/report.html
 
 audit: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/mini/audit/summary.json
@@ -58,4 +67,4 @@ lock: $(INSTALLED)
 	$(BIN)/uv pip compile pyproject.toml --extra dev -c .venv/gpu.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
 
 config: $(INSTALLED)
-	$(BIN)/python -m iapo.config
+	$(BIN)/python -m iapo.config_reference

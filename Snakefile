@@ -8,6 +8,9 @@ min_version("9.27")
 configfile: "config/mini.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"

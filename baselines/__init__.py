@@ -3,9 +3,21 @@
 To add one, write a file with a :class:`iapo.methods.Method` and name it in :data:`METHODS`.
 """
 
-from baselines import iapo_alignment, vtool_r1
+from baselines import call_bonus, exact_match, iapo_alignment, torl, trm, vtool_r1
 from baselines.controls import CONTROLS
 from iapo.methods import Method
 
-METHODS: dict[str, Method] = {method.name: method for method in (vtool_r1.METHOD, iapo_alignment.METHOD, *CONTROLS)}
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        vtool_r1.METHOD,
+        torl.METHOD,
+        trm.METHOD,
+        exact_match.METHOD,
+        exact_match.ALONE,
+        call_bonus.METHOD,
+        iapo_alignment.METHOD,
+        *CONTROLS,
+    )
+}
 """Name → method, in the order of the tables."""

@@ -8,21 +8,26 @@ from baselines.vtool_r1 import outcome
 from iapo.config import Config
 from iapo.methods import Method, RewardTerm
 
+WEIGHT = "alignment.weight"
+"""Controls weigh as much as the method that they control."""
+
 
 def _control(name: str, summary: str, settings: dict[str, dict[str, str]]) -> Method:
-    return Method(name, summary, outcome_and_alignment, uses_teacher=True, settings=settings)
+    return Method(
+        name, summary, outcome_and_alignment, uses_teacher=True, settings=settings, weight=WEIGHT, tuned_as="iapo"
+    )
 
 
 def outcome_and_wrong_call(config: Config) -> list[RewardTerm]:
     """The outcome and a penalty that is 1 for a call on other labels than the annotated ones, or none: an oracle."""
-    from iapo.rewards import wrong_call_penalty
+    from iapo.tool_rewards import wrong_call_penalty
 
     return [*outcome(config), RewardTerm(wrong_call_penalty, weight=config.alignment.weight)]
 
 
 def outcome_and_constant(config: Config) -> list[RewardTerm]:
     """The outcome and a penalty that is the same within every group."""
-    from iapo.rewards import constant_penalty
+    from iapo.tool_rewards import constant_penalty
 
     return [*outcome(config), RewardTerm(constant_penalty, weight=config.alignment.weight)]
 
@@ -36,8 +41,14 @@ CONTROLS = (
         "planted_penalty",
         "1 for no call or one on the wrong label: what a perfect penalty would do",
         outcome_and_wrong_call,
+        weight=WEIGHT,
+        tuned_as="iapo",
     ),
     Method(
-        "constant_penalty", "one constant per prompt: what a penalty without differences does", outcome_and_constant
+        "constant_penalty",
+        "one constant per prompt: what a penalty without differences does",
+        outcome_and_constant,
+        weight=WEIGHT,
+        tuned_as="iapo",
     ),
 )

@@ -18,4 +18,5 @@ METHOD = Method(
     summary="outcome reward − lambda × attribution penalty (arXiv 2606.11652)",
     rewards=outcome_and_alignment,
     uses_teacher=True,
+    weight="alignment.weight",
 )

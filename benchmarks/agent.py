@@ -32,6 +32,7 @@ class FigureAgent(lmms):
         batch_size: int | str = 128,
         device: str | None = "cpu",
         turn_tokens: int = 24,
+        image_help: bool = True,
         **_: Any,
     ) -> None:
         """
@@ -40,12 +41,14 @@ class FigureAgent(lmms):
             batch_size: questions decoded together.
             device: where the model runs.
             turn_tokens: longest turn, tokens.
+            image_help: whether to answer also with the original image returned, and without tools.
             _: lmms-eval's other standard arguments, which have no meaning here.
         """
         super().__init__()
         self.model, self.processor = load_model(Path(pretrained), device=device or "cpu")
         self.batch_size_per_gpu = int(batch_size)
         self.turn_tokens = int(turn_tokens)
+        self.image_help = image_help
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """One JSON text a request: see :func:`response_text`."""
@@ -59,7 +62,7 @@ class FigureAgent(lmms):
         return responses
 
     def _answer(self, examples: Sequence[Example]) -> list[Rollout]:
-        return roll_out(self.model, self.processor, examples, turn_tokens=self.turn_tokens)
+        return roll_out(self.model, self.processor, examples, turn_tokens=self.turn_tokens, image_help=self.image_help)
 
     def _example(self, request: Any) -> Example:
         *_, doc_id, task, split = request.args
@@ -83,6 +86,8 @@ def response_text(rollout: Rollout) -> str:
         {
             "turns": transcript(rollout),
             "answer_turn": rollout.texts[-1],
+            "answer_turn_original": rollout.text_original,
+            "answer_turn_off": rollout.text_off,
             "call": canonical(rollout.calls[0]) if rollout.calls else None,
             "called": rollout.called,
             "call_ok": rollout.call_ok,

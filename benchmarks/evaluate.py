@@ -1,4 +1,4 @@
-"""Run lmms-eval on saved policies and keep every item's record."""
+"""Run lmms-eval on one model, a saved policy or one behind an API, and keep every item's record."""
 
 from __future__ import annotations
 
@@ -13,16 +13,24 @@ from lmms_eval.tasks import TaskManager
 TASKS = Path(__file__).parent / "tasks"
 
 
+class ChatTasks(TaskManager):
+    """Loads tasks for chat models; lmms-eval's own does so by a task's name, not where its data are given with it."""
+
+    def load_config(self, config: dict[str, Any]) -> Any:
+        """The task of a name and some settings."""
+        return self._load_individual_task_or_group(config, task_type="chat")
+
+
 def task_name(test_set: str) -> str:
     """lmms-eval's name of a test set; the prefix keeps clear of its built-in tasks."""
     return f"iapo_{test_set}"
 
 
 def evaluate(agent: lmms, examples_of: dict[str, Path], *, method: str, seed: int) -> list[dict[str, Any]]:
-    """Score one policy on some sets.
+    """Score one model on some sets.
 
     Args:
-        agent: the lmms-eval model.
+        agent: the lmms-eval model, e.g. :class:`benchmarks.agent.FigureAgent` or :class:`benchmarks.api.ApiModel`.
         examples_of: test set → its parquet file.
         method: goes into the records.
         seed: of the policy's training run; goes into the records.
@@ -34,7 +42,7 @@ def evaluate(agent: lmms, examples_of: dict[str, Path], *, method: str, seed: in
     results = simple_evaluate(
         model=agent,
         tasks=tasks,
-        task_manager=TaskManager(include_path=str(TASKS), include_defaults=False),
+        task_manager=ChatTasks(include_path=str(TASKS), include_defaults=False),
         bootstrap_iters=0,
         log_samples=True,
         process_docs_parallel=1,

@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
+from iapo.config_world import (
+    SETTINGS,
+    ColdStartConfig,
+    Count,
+    DataConfig,
+    ModelConfig,
+    Positive,
+    Rate,
+)
 from iapo.types import TEST_SETS
-
-_SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
 
 Baseline = Literal["pad_image_mean", "pad", "mean_embedding", "zero", "flat_image"]
 """Start of the path: pad embedding for text with the image's mean token; pad everywhere; the vocabulary's
@@ -34,88 +35,7 @@ Partition = Literal["prit", "items", "labels"]
 """Which tokens of a prompt are summed together."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
-class DataConfig:
-    """The mini world: gapminder tables drawn as charts, tables and panels."""
-
-    seed: int = 20260611
-    """Seed of the splits and of the sampled figures."""
-    train_per_set: Count = 1200
-    """Questions per set for the cold starts; reinforcement learning uses the first few of them."""
-    dev_per_set: Count = 40
-    """Questions per set for choosing settings and checkpoints; never reported."""
-    test_per_set: Count = 150
-    """Questions per set behind every reported figure."""
-    labels_per_figure: Annotated[int, Field(ge=2, le=8)] = 5
-    """Rows, columns or bars in a figure; sub-figure sets always have four panels."""
-    hint_rate: Rate | None = None
-    """Shortcut world: the plain text names a label, the right one at this rate in training (else, and elsewhere,
-    any label); null has no hints."""
-
-
-@dataclass(frozen=True, config=_SETTINGS)
-class ModelConfig:
-    """A tiny Qwen2.5-VL, trained from scratch."""
-
-    hidden_size: Count = 64
-    """Width of the language model, channels; divisible by 4 heads and, per head, by 2."""
-    num_layers: Count = 2
-    """Decoder layers."""
-    vision_hidden_size: Count = 32
-    """Width of the patch embedding, channels."""
-    vision_depth: Annotated[int, Field(ge=0)] = 0
-    """Vision blocks; 0 keeps the patch embedding and the merger only, which reads printed cells."""
-    initializer_range: Positive = 0.06
-    """Standard deviation of the initial weights; tiny models need more than the usual 0.02."""
-
-
-@dataclass(frozen=True, config=_SETTINGS)
-class DemonstrationConfig:
-    """How good the demonstrations of the cold start are. Imperfect on purpose: RL needs room.
-
-    The faults must be systematic (the first label is named too often), since greedy decoding hides
-    unbiased noise.
-    """
-
-    tool_rate: Rate = 0.85
-    """Share of demonstrations that call a tool."""
-    right_family_rate: Rate = 0.92
-    """Of the calls: share whose tool fits the figure; the others fail and the answer is a guess."""
-    right_label_rate: Rate = 0.25
-    """Of the fitting calls: share that name the label asked for."""
-    first_label_rate: Rate = 0.8
-    """Of the wrongly labelled calls: share that name the first label listed; the rest are random."""
-    mode_weights: tuple[float, float, float] = (0.2, 0.35, 0.45)
-    """Relative frequency of mask, draw and highlight."""
-    hint_rate: Rate = 0.0
-    """Shortcut world: share whose hint names the label that is called, whatever is asked; else any label."""
-    thought: bool = False
-    """Whether a call follows a short thought that names its label and where it is from."""
-
-
-@dataclass(frozen=True, config=_SETTINGS)
-class ColdStartConfig:
-    """Supervised stages that turn random weights into a policy that RL can improve."""
-
-    glyph_steps: Count = 80
-    """Steps that align the vision tower with single printed cells."""
-    reading_steps: Count = 400
-    """Steps on short sequences: read the only number left in the figure."""
-    demonstration_steps: Count = 900
-    """Steps on whole demonstrations with a tool turn."""
-    batch_size: Count = 32
-    """Demonstrations a step."""
-    reading_batch_size: Count = 96
-    """Reading sequences a step."""
-    learning_rate: Positive = 3e-3
-    """Peak AdamW learning rate."""
-    seed: int = 0
-    """Seed of the weights, the demonstrations and their order."""
-    demonstrations: DemonstrationConfig = DemonstrationConfig()
-    """Quality of the demonstrations."""
-
-
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
 class TrainConfig:
     """One GRPO run through TRL, the same for every method."""
 
@@ -143,11 +63,14 @@ class TrainConfig:
     """Weight of the outcome reward; 0 shows what a method's other rewards do alone."""
     kl_beta: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL to the starting policy."""
+    train_turns: Literal["both", "tool", "answer"] = "both"
+    """Which turns reach the loss: all, the first, or the last (as VTool-R1's code). A rollout without a call has one
+    turn, which is both."""
     save_every: Count = 10
     """Steps between resumable checkpoints."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
 class AttributionConfig:
     """Attribution of the tool call over the prompt's blocks. Defaults are the student's.
 
@@ -176,7 +99,7 @@ class AttributionConfig:
     one point of one prompt: 8,000 tokens took under 1 GB on mini's models."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
 class AlignmentConfig:
     """From two attributions to one penalty."""
 
@@ -208,7 +131,71 @@ class AlignmentConfig:
     """Controls: another prompt's row, equal shares, the student's own shares (penalty 0)."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
+class RewardsConfig:
+    """What the tool rewards of the baselines weigh beside the outcome's 1; `tuning` scales them on the dev split."""
+
+    failed_call: Annotated[float, Field(ge=0)] = 0.5
+    """ToRL: subtracted where a call does not parse, validate or execute. The paper's value is not public."""
+    verdict: Annotated[float, Field(ge=0)] = 0.5
+    """TRM: times the verifier's verdict on the tool use, 0 or 1. Assumed."""
+    exact_match: Annotated[float, Field(ge=0)] = 1.0
+    """Exact match: added where the call names the annotated labels."""
+    executed_call: Annotated[float, Field(ge=0)] = 0.5
+    """Call bonus: added where a call was carried out, whatever it shows."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class VerifierConfig:
+    """Who judges a tool use for `trm`."""
+
+    kind: Literal["teacher", "server"] = "teacher"
+    """teacher: can the trained teacher answer from the student's edited image? server: an OpenAI-compatible one."""
+    base_url: str = "http://localhost:8000/v1"
+    """Of the server."""
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    """The server's name of the judge. Assumed."""
+    key_variable: str = "OPENAI_API_KEY"
+    """Environment variable with the server's key; unset sends a placeholder, as local servers want."""
+    timeout: Positive = 60.0
+    """Longest wait for one reply, seconds."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """Further attempts after a failure or a reply without a verdict."""
+    most_failures: Rate = 0.05
+    """Share of questions without a verdict above which training stops, once 20 were asked."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class TuningConfig:
+    """How each method's weight is chosen: the same few trial runs a method, scored on the dev split."""
+
+    factors: tuple[Positive, ...] = (0.25, 1.0, 4.0)
+    """What the configured weight is multiplied by, one trial each; a single factor skips the trials."""
+    steps: Count = 30
+    """Optimizer steps of a trial."""
+    seed: int = 1000
+    """Seed of the trials, none of the table's."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class MonitorConfig:
+    """When a run is flagged, in its log while it trains and in the table."""
+
+    window: Count = 10
+    """Steps that are averaged; the first such window is what later ones are held against."""
+    least_calls: Rate = 0.5
+    """Tool use collapses below this share of its first window's rate."""
+    outcome_drop: Rate = 0.05
+    """Reward without accuracy: the reward rose while the outcome fell by this much."""
+    most_truncated: Rate = 0.2
+    """Completions cut off at the length limit."""
+    most_flat_groups: Rate = 0.8
+    """Groups without any difference, from which nothing is learned."""
+    most_verifier_failures: Rate = 0.02
+    """Tool uses on which the verifier gave no verdict."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
 class TeacherConfig:
     """The stronger model whose attribution is cached once, offline."""
 
@@ -232,7 +219,7 @@ class TeacherConfig:
     """Seed of the GRPO run whose teacher is cached, and of the sampled calls."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
 class StudentConfig:
     """The small policy that every method trains."""
 
@@ -242,7 +229,7 @@ class StudentConfig:
     """Supervised stages."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
 class EvaluationConfig:
     """Greedy decoding through lmms-eval."""
 
@@ -250,9 +237,13 @@ class EvaluationConfig:
     """Questions decoded together."""
     turn_tokens: Count = 24
     """Longest turn, tokens."""
+    image_help: bool = True
+    """Whether every question is also answered without tools and with the original in the edited image's place."""
+    api_model: str | None = None
+    """Also evaluate this model by an OpenAI-compatible API (`OPENAI_API_KEY`, `OPENAI_API_BASE`), as the row `api`."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
 class StatisticsConfig:
     """Intervals and comparisons."""
 
@@ -264,9 +255,11 @@ class StatisticsConfig:
     """Seed of the bootstrap."""
     reference_method: str = "vtool_r1"
     """The method that the differences are taken against."""
+    power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+    """Chance at which the smallest difference that a run could have found is stated."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
 class AuditConfig:
     """What is measured about the teacher and its cache besides the table."""
 
@@ -285,19 +278,29 @@ class AuditConfig:
         return -(-self.prompts // len(TEST_SETS))
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
 class Variant:
     """A method with settings of its own; trained and tabulated beside the methods."""
 
     method: str
     """Name of ``baselines.METHODS``."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Overrides of `train`, `attribution` and `alignment`, nested as in a config file."""
+    """Overrides of `train`, `attribution`, `alignment` and `rewards`, nested as in a config file."""
     against: tuple[str, ...] = ()
     """Methods or variants that the mechanism study compares it with: its controls."""
 
 
-@dataclass(frozen=True, config=_SETTINGS)
+@dataclass(frozen=True, config=SETTINGS)
+class AblationConfig:
+    """One setting changed at a time, trained and tabulated by `make ablations`."""
+
+    method: str = "iapo"
+    """Whose settings are changed."""
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Key of `train`, `attribution`, `alignment` or `rewards` (dotted) → values other than the method's own."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
 class Config:
     """A whole run."""
 
@@ -311,6 +314,9 @@ class Config:
     """Name → method and the settings that it is trained with."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One GRPO run per method and seed."""
+    seeds_per_job: Count = 1
+    """Seeds of a method that one job trains, and one evaluates: several save the seconds that a process needs to
+    start, one spreads over more GPUs."""
     test_sets: tuple[str, ...] = TEST_SETS
     """Sets to evaluate on."""
     data: DataConfig = DataConfig()
@@ -322,6 +328,37 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     audit: AuditConfig = AuditConfig()
+    rewards: RewardsConfig = RewardsConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    tuning: TuningConfig = TuningConfig()
+    monitors: MonitorConfig = MonitorConfig()
+    ablations: AblationConfig = AblationConfig()
+
+    @property
+    def seed_batches(self) -> list[tuple[int, ...]]:
+        """The seeds job by job."""
+        size = self.seeds_per_job
+        return [self.seeds[start : start + size] for start in range(0, len(self.seeds), size)]
+
+    @property
+    def reference_policies(self) -> tuple[str, ...]:
+        """Rows of the table that no method trains: the two cold starts, the trained teacher, a model by API."""
+        return ("untrained", "teacher_untrained", "teacher", *(["api"] if self.evaluation.api_model else []))
+
+    @property
+    def ablated(self) -> list[str]:
+        """Names of the variants of the ablation grid."""
+        return [ablation_name(key, value) for key, values in self.ablations.grid.items() for value in values]
+
+    @property
+    def all_variants(self) -> dict[str, Variant]:
+        """The configured variants and those of the ablation grid, by name."""
+        ablated = {
+            ablation_name(key, value): Variant(self.ablations.method, nested(key, value))
+            for key, values in self.ablations.grid.items()
+            for value in values
+        }
+        return ablated | self.variants
 
     @property
     def asked_teachers(self) -> list[int]:
@@ -332,6 +369,18 @@ class Config:
     def teacher_attribution(self) -> AttributionConfig:
         """The teacher's settings: the student's with the teacher's points, since all else must be shared."""
         return dataclasses.replace(self.attribution, points=self.teacher.points)
+
+
+def nested(key: str, value: object) -> dict[str, Any]:
+    """``("alignment.weight", 1)`` → ``{"alignment": {"weight": 1}}``."""
+    section, _, name = key.partition(".")
+    return {section: {name: value}}
+
+
+def ablation_name(key: str, value: object) -> str:
+    """``("alignment.weight", 0.1)`` → ``alignment_weight_0p1``: a variant's name and folder."""
+    text = f"{key.replace('.', '_')}_{str(value).lower().replace('.', 'p')}"
+    return "".join(c if c.isalnum() else "_" for c in text)
 
 
 class ConfigError(ValueError):
@@ -358,7 +407,7 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     return config
 
 
-OVERRIDES = ("train", "attribution", "alignment")
+OVERRIDES = ("train", "attribution", "alignment", "rewards")
 """Sections that a method or a variant may change; the rest is the ground that all methods share."""
 
 
@@ -434,38 +483,3 @@ def _check_together(config: Config) -> None:
         problems.append(f"alignment.loss_weight: found it with {attribution.method}; needs integrated_gradients")
     if problems:
         raise ConfigError("\n".join(f"{problem} (config/README.md)" for problem in problems))
-
-
-def config_reference() -> str:
-    """``config/README.md``: every key, its default and what it means, from the schema."""
-    schema = config_schema()
-    lines = [
-        "# Configuration",
-        "",
-        "A profile is one YAML file. Any key can be left out for its default, or set on the command line:",
-        "`snakemake --cores all results/table.csv --config seeds='[0]'`. Written by `make config`.",
-        "",
-        "| key | default | meaning |",
-        "| --- | --- | --- |",
-        *_reference_rows(schema, schema, ""),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _reference_rows(schema: Mapping[str, Any], section: Mapping[str, Any], prefix: str) -> list[str]:
-    rows: list[str] = []
-    for name, entry in section["properties"].items():
-        target = entry.get("$ref") or (entry.get("allOf") or [{}])[0].get("$ref")
-        if target:
-            rows += _reference_rows(schema, schema["$defs"][target.rpartition("/")[2]], f"{prefix}{name}.")
-        else:
-            default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "–"
-            rows.append(f"| `{prefix}{name}` | {default} | {entry.get('description', '')} |")
-    return rows
-
-
-if __name__ == "__main__":
-    # Rewrites the documents that follow from the dataclasses; run from the project's root.
-    Path("config/README.md").write_text(config_reference())
-    Path("workflow/schemas").mkdir(exist_ok=True)
-    Path("workflow/schemas/config.schema.json").write_text(json.dumps(config_schema(), indent=1) + "\n")

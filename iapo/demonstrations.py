@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from PIL import Image
 
-from iapo.config import DemonstrationConfig
+from iapo.config_world import DemonstrationConfig
 from iapo.data.hints import draw_hint, hint_of, with_hint
 from iapo.data.store import figure_to_json
 from iapo.env import ENVIRONMENTS, answer_tool_calls

@@ -21,6 +21,9 @@ from iapo.prompts import Message
 from iapo.tools import Tool, apply, parse_turn, tools_for
 from iapo.types import FigureKind, ToolCall
 
+CALL_TOKEN = "<tool_call>"
+"""What every call begins with; a single token of Qwen's vocabularies and of the tiny models'."""
+
 
 class ToolError(ValueError):
     """A call that could not be carried out; its text is what the model reads."""
@@ -75,7 +78,7 @@ class FigureEnvironment:
 
 
 def _hermes(name: str, arguments: dict[str, Any]) -> str:
-    return f"<tool_call>{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
+    return f"{CALL_TOKEN}{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
 def _tool_method(tool: Tool) -> Callable[..., list[dict[str, Any]]]:
@@ -111,7 +114,7 @@ ENVIRONMENTS: dict[FigureKind, type[FigureEnvironment]] = {
 
 def attempts_call(text: str) -> bool:
     """Whether a turn asks for a tool, well formed or not."""
-    return "<tool_call>" in text
+    return CALL_TOKEN in text
 
 
 @cache

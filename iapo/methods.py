@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from iapo.config import Config, with_overrides
+from iapo.config import Config, nested, with_overrides
 
-RewardFunction = Callable[..., list[float]]
-"""In TRL's reward signature: lists in, one number a rollout out."""
+RewardFunction = Callable[..., Sequence[float | None]]
+"""In TRL's reward signature: lists in, one number a rollout out, or None where it says nothing."""
 
 
 @dataclass(frozen=True)
@@ -33,28 +33,66 @@ class Method:
     """Imports its reward functions when called, since those need torch."""
     uses_teacher: bool = False
     """Whether its rewards compare attributions with the cached teacher's."""
+    uses_verifier: bool = False
+    """Whether its rewards read a verifier's verdicts."""
+    weight: str | None = None
+    """Dotted key of the one number that is chosen on the dev split; None where there is nothing to choose."""
+    tuned_as: str | None = None
+    """The method whose choice of the weight it takes, for controls, which must weigh as much as what they control."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """What it changes in `train`, `attribution` and `alignment`, nested as in a config file."""
+    """What it changes in `train`, `attribution`, `alignment` and `rewards`, nested as in a config file."""
 
 
-def resolve(name: str, config: Config, methods: Mapping[str, Method]) -> tuple[Method, Config]:
+def resolve(
+    name: str, config: Config, methods: Mapping[str, Method], weight: float | None = None
+) -> tuple[Method, Config]:
     """A method of the run by name, and the configuration that it is trained with.
 
     Args:
         name: of a method or of a variant in ``config``.
         config: of the run.
         methods: all of them, by name.
+        weight: what was chosen for the method's weight on the dev split; None leaves the configured one.
 
     Raises:
         ConfigError: where the method or the variant sets what it cannot.
         KeyError: for an unknown name.
     """
-    variant = config.variants.get(name)
+    variant = config.all_variants.get(name)
     method = methods[variant.method if variant else name]
     settled = with_overrides(config, method.settings, method.name) if method.settings else config
+    if weight is not None and method.weight is not None:
+        settled = with_overrides(settled, nested(method.weight, weight), name)
     if variant and variant.settings:
         settled = with_overrides(settled, variant.settings, name)
     return replace(method, name=name), settled
+
+
+def weight_of(method: Method, config: Config) -> float:
+    """The configured value of a method's weight.
+
+    Raises:
+        ValueError: for a method without one.
+    """
+    if method.weight is None:
+        raise ValueError(f"method {method.name} has no weight to choose")
+    section, key = method.weight.split(".")
+    return float(getattr(getattr(config, section), key))
+
+
+def tuned_method(name: str, config: Config, methods: Mapping[str, Method]) -> str | None:
+    """The method whose trials on the dev split choose this one's weight; None where nothing is to be chosen.
+
+    A variant takes its method's choice, unless it sets the weight itself.
+    """
+    variant = config.all_variants.get(name)
+    method = methods[variant.method if variant else name]
+    if method.weight is None or len(config.tuning.factors) == 1:
+        return None
+    section, key = method.weight.split(".")
+    if variant and key in variant.settings.get(section, {}):
+        return None
+    return method.tuned_as or method.name
 
 
 def with_settings(function: RewardFunction, **settings: object) -> RewardFunction:

@@ -21,7 +21,8 @@ class PreflightError(RuntimeError):
 def check_methods(config: Config, known: Iterable[str]) -> None:
     """Every configured method, and what each variant is a variant of, has an entry in the table of methods."""
     names = sorted(known)
-    wanted = [config.variants[name].method if name in config.variants else name for name in config.methods]
+    variants = config.all_variants
+    wanted = [variants[name].method if name in variants else name for name in [*config.methods, *config.ablated]]
     for method in wanted:
         if method not in names:
             near = difflib.get_close_matches(method, names, n=1)

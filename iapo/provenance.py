@@ -155,7 +155,7 @@ class Job:
         self._clock = time.monotonic()
 
     def write_record(self, path: Path, *, inputs: Mapping[str, Path], seeds: Mapping[str, int], **facts: Any) -> None:
-        """Write the run record of an artefact.
+        """Write the run record of an artefact. A job that makes several times each from the one before.
 
         Args:
             path: of the record, beside the artefact.
@@ -179,6 +179,8 @@ class Job:
         }
         with atomic_write(path) as partial:
             partial.write_text(json.dumps(record, indent=1, default=str) + "\n")
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
 
 
 @contextmanager

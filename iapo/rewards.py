@@ -1,4 +1,4 @@
-"""Pure reward functions in TRL's signature: lists in, one float a rollout out.
+"""The outcome and the alignment reward, pure functions in TRL's signature: lists in, one float a rollout out.
 
 Use :func:`alignment_reward` with anyone's ``GRPOTrainer`` whose rows carry the two block sums; the trainer
 of this package adds them. TRL multiplies it by lambda through ``reward_weights``.
@@ -6,8 +6,6 @@ of this package adds them. TRL multiplies it by lambda through ``reward_weights`
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,8 +14,7 @@ import torch
 from iapo.alignment import distribution, divergence
 from iapo.answers import extract, score
 from iapo.config import AlignmentConfig
-from iapo.tools import parse_turn
-from iapo.types import Metric, ToolCall
+from iapo.types import Metric
 
 BlockSums = Sequence[float]
 """Signed attribution of a call per block, nats: P, R, I, T."""
@@ -59,39 +56,6 @@ def final_text(messages: Sequence[dict[str, Any]]) -> str:
     if isinstance(content, str):
         return content
     return "".join(part.get("text") or "" for part in content)
-
-
-def wrong_call_penalty(
-    completions: Sequence[Sequence[dict[str, Any]]], focus_labels: Sequence[Sequence[str]], **_: Any
-) -> list[float]:
-    """-1 for a first call that names other labels than the annotated ones and for no call, 0 for the right ones.
-
-    A control with the answer key: what a penalty that told right calls from wrong ones perfectly would do. Were
-    no call free, a policy under this penalty alone would stop calling.
-    """
-    return [
-        -float(not (calls := _first_calls(messages)) or set(calls[0].labels) != set(labels))
-        for messages, labels in zip(completions, focus_labels, strict=True)
-    ]
-
-
-def _first_calls(messages: Sequence[dict[str, Any]]) -> list[ToolCall]:
-    asked = messages[0].get("tool_calls") or [] if messages else []
-    calls = [each["function"] for each in asked]
-    return [
-        call
-        for function in calls
-        for call in parse_turn(f"<tool_call>{json.dumps(function, ensure_ascii=False)}</tool_call>").calls
-    ]
-
-
-def constant_penalty(completions: Sequence[Any], prompts: Sequence[Any], **_: Any) -> list[float]:
-    """The same number in [-1, 0] for every rollout of a prompt: a control that changes no advantage."""
-    return [-zlib.crc32(str(_texts(prompt)).encode()) / 2**32 for prompt in prompts]
-
-
-def _texts(prompt: Any) -> list[str]:
-    return [str(part.get("text")) for message in prompt for part in message["content"] if isinstance(part, dict)]
 
 
 def alignment_reward(

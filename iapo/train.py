@@ -17,6 +17,7 @@ from iapo.data.store import figure_to_json
 from iapo.env import ENVIRONMENTS
 from iapo.methods import Method, RewardTerm
 from iapo.models import load_model, save_model
+from iapo.monitors import Monitor
 from iapo.processor import UNSAMPLED_TOKENS
 from iapo.progress import Progress
 from iapo.prompts import open_image, prompt_messages
@@ -24,6 +25,8 @@ from iapo.provenance import atomic_write
 from iapo.teacher_cache import TeacherCache
 from iapo.trainer import FigureTrainer, MetricsCallback
 from iapo.types import Example
+from iapo.verifier import ServerVerifier, TeacherVerifier, Verifier
+from iapo.verifier_trainer import VerifierTrainer
 
 
 def training_prompts(examples: Sequence[Example], prompts_per_set: int) -> list[Example]:
@@ -41,10 +44,12 @@ def train(
     examples: Sequence[Example],
     *,
     start: Path,
-    cache: Path | None,
     work: Path,
     output: Path,
     seed: int,
+    cache: Path | None = None,
+    teacher: Path | None = None,
+    replies: Path | None = None,
 ) -> list[dict[str, float]]:
     """Train one policy, resuming from the last whole checkpoint in ``work``.
 
@@ -54,10 +59,12 @@ def train(
         settings: of this GRPO run.
         examples: training questions.
         start: pretrained directory of the policy to improve.
-        cache: the teacher's cache, for methods that use one.
         work: checkpoints and the growing metrics file; survives a killed run.
         output: where the trained policy is saved, whole or not at all.
         seed: of the rollouts and the order of prompts.
+        cache: the teacher's cache, for methods that use one.
+        teacher: pretrained directory of the teacher, where it is the verifier.
+        replies: where a verifier's server's replies are kept.
 
     Returns:
         One row of figures per step.
@@ -69,7 +76,7 @@ def train(
     finished = _step_of(checkpoint)
     metrics.truncate_after(finished)
     terms = method.rewards(config)
-    trainer_class, extra = _trainer_class(method, config, cache)
+    trainer_class, extra = _trainer_class(method, config, cache, teacher, replies)
     trainer = trainer_class(
         model=model,
         processing_class=processor,
@@ -77,15 +84,18 @@ def train(
         train_dataset=Dataset.from_list([dataset_row(example) for example in prompts]),
         reward_funcs=[term.function for term in terms],
         environment_factory=ENVIRONMENTS,
+        train_turns=settings.train_turns,
         **extra,
     )
     trainer.finished_epochs = finished // max(1, len(prompts) // settings.groups_per_step)
     name = f"train {method.name} seed {seed}"
+    monitor = Monitor(config.monitors, name, metrics.rows())
     with Progress(settings.steps, name, start=finished) as progress:
 
         def write(step: int, figures: dict[str, float]) -> None:
             metrics.append({"step": step, **figures})
             progress.update(1, reward=figures["reward"])
+            monitor.update({"step": step, **figures})
 
         trainer.add_callback(MetricsCallback(write))
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -95,7 +105,15 @@ def train(
     return metrics.rows()
 
 
-def _trainer_class(method: Method, config: Config, cache: Path | None) -> tuple[type[FigureTrainer], dict[str, Any]]:
+def _trainer_class(
+    method: Method, config: Config, cache: Path | None, teacher: Path | None, replies: Path | None
+) -> tuple[type[FigureTrainer], dict[str, Any]]:
+    """The trainer that fills the columns which the method's rewards read, and its further arguments."""
+    if method.uses_verifier:
+        return VerifierTrainer, {
+            "verifier": _verifier(config, teacher, replies),
+            "most_failures": config.verifier.most_failures,
+        }
     if not method.uses_teacher:
         return FigureTrainer, {}
     if cache is None:
@@ -105,6 +123,17 @@ def _trainer_class(method: Method, config: Config, cache: Path | None) -> tuple[
         "attribution": config.attribution,
         "alignment": config.alignment,
     }
+
+
+def _verifier(config: Config, teacher: Path | None, replies: Path | None) -> Verifier:
+    if config.verifier.kind == "server":
+        if replies is None:
+            raise ValueError("the verifier is a server: pass a folder for its replies")
+        return ServerVerifier(config.verifier, replies)
+    if teacher is None:
+        raise ValueError("the verifier is the teacher: pass its pretrained directory")
+    model, processor = load_model(teacher, device=config.device)
+    return TeacherVerifier(model, processor, config.evaluation.turn_tokens)
 
 
 def dataset_row(example: Example) -> dict[str, Any]:

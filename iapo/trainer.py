@@ -7,7 +7,7 @@ version is pinned and a test asserts their signatures.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from transformers import TrainerCallback
@@ -15,14 +15,19 @@ from transformers.trainer_callback import PrinterCallback
 from trl import GRPOTrainer
 
 from iapo.env import FigureEnvironment, attempts_call
+from iapo.tools import parse_turn
 from iapo.turns import TurnMixin
+from iapo.types import CallStatus
+
+TrainTurns = Literal["both", "tool", "answer"]
 
 
 class FigureTrainer(TurnMixin, GRPOTrainer):
     """GRPO over figure environments: memoised tokenization, guards, tool and reward figures in the log."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, train_turns: TrainTurns = "both", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._train_turns = train_turns
         self.finished_epochs = 0
         """Epochs that a resumed run has behind it; set before ``train``."""
         self._suffix_memo: dict[Any, list[int]] = {}
@@ -41,15 +46,27 @@ class FigureTrainer(TurnMixin, GRPOTrainer):
             self._suffix_memo[key] = list(super()._get_tool_suffix_ids(tool_messages))
         return list(self._suffix_memo[key])
 
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        output = super()._generate_and_score_completions(inputs)
+        if self._train_turns != "both":
+            mask = trained_tokens(output["tool_mask"], self._train_turns)
+            output["tool_mask"] = mask
+            # TRL divides by the tokens that reach the loss, over all processes.
+            tokens = (output["completion_mask"] * mask).sum()
+            output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
+        return output
+
     def _calculate_rewards(self, inputs: Any, *args: Any) -> Tensor:
-        attempted = [attempts_call(turn.text) for turn in self.tool_turns]
-        succeeded = [environment.succeeded for environment in _environments(self)]
-        self.record("tools/call_rate", _mean(attempted))
-        self.record("tools/success_rate", sum(succeeded) / max(1, sum(attempted)))
-        self.record(
-            "tools/malformed_rate",
-            _mean([a and not turn.calls for a, turn in zip(attempted, self.tool_turns, strict=True)]),
-        )
+        statuses = [
+            call_status(turn.text, environment.succeeded)
+            for turn, environment in zip(self.tool_turns, _environments(self), strict=True)
+        ]
+        for row, status in zip(inputs, statuses, strict=True):
+            row["call_status"] = status
+        attempted = len(statuses) - statuses.count("none")
+        self.record("tools/call_rate", attempted / max(1, len(statuses)))
+        self.record("tools/success_rate", statuses.count("executed") / max(1, attempted))
+        self.record("tools/malformed_rate", statuses.count("malformed") / max(1, len(statuses)))
         with self.timed("rewards"):
             rewards = super()._calculate_rewards(inputs, *args)
         figures = reward_parts(rewards, self.reward_weights, self.group_size, self.reward_func_names)
@@ -86,6 +103,32 @@ class FigureTrainer(TurnMixin, GRPOTrainer):
         target: Any = model if model is not None else self.model
         saved = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
         target.load_state_dict(saved.state_dict())
+
+
+def call_status(text: str, succeeded: bool) -> CallStatus:
+    """What became of a first turn.
+
+    Args:
+        text: of the turn.
+        succeeded: whether its environment ran tools and none failed.
+    """
+    if not attempts_call(text):
+        return "none"
+    if parse_turn(text).error is not None:
+        return "malformed"
+    return "executed" if succeeded else "failed"
+
+
+def trained_tokens(tool_mask: Tensor, turns: TrainTurns) -> Tensor:
+    """The part of TRL's mask that belongs to the turns that are trained.
+
+    Args:
+        tool_mask: [B, L] 0 for the tool's answer, 1 for the policy's turns and the padding on the right.
+        turns: ``tool``: all before the first 0. ``answer``: all behind the last. A row without a 0 is one turn.
+    """
+    if turns == "tool":
+        return tool_mask.cumprod(1)
+    return tool_mask.flip(1).cumprod(1).flip(1) if turns == "answer" else tool_mask
 
 
 def reward_parts(rewards: Tensor, weights: Tensor, group_size: int, names: Sequence[str]) -> dict[str, float]:
@@ -139,7 +182,3 @@ class MetricsCallback(TrainerCallback):
 def _environments(trainer: Any) -> Sequence[FigureEnvironment]:
     """One per rollout; TRL types them as None until the first batch."""
     return trainer.environments
-
-
-def _mean(values: Sequence[bool]) -> float:
-    return sum(values) / max(1, len(values))

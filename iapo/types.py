@@ -19,6 +19,9 @@ Family = Literal["columns", "rows", "x_values", "y_values", "subfigures"]
 
 Metric = Literal["exact", "relaxed", "fact"]
 Split = Literal["train", "dev", "test"]
+CallStatus = Literal["none", "malformed", "failed", "executed"]
+"""What became of a rollout's tool turn: no call, one that does not parse or validate, one that could not be carried
+out, or all calls carried out."""
 
 TEST_SETS = ("charxiv", "h_bar", "v_bar", "vwtq", "vwtq_syn", "vtabfact")
 """The paper's six sets, in the order of its table."""

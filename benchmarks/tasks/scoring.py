@@ -8,12 +8,22 @@ from typing import Any
 
 from iapo.answers import extract, score
 from iapo.data.store import example_from_row
-from iapo.prompts import open_image, prompt_messages
+from iapo.prompts import ANSWER_PREFIX, open_image, prompt_messages
+
+INSTRUCTION = (
+    f'Close with a line that holds only "{ANSWER_PREFIX}" and the answer, as short as it can be: the number, the '
+    "label, or for a statement true or false. Separate several answers by ||."
+)
+"""What our policies know by training and another model has to be told."""
 
 
 def doc_to_messages(doc: dict[str, Any], *_: Any, **__: Any) -> list[dict[str, Any]]:
-    """The prompt as chat messages, for models other than ours."""
-    return prompt_messages(example_from_row(doc))
+    """The prompt in lmms-eval's chat protocol, for models other than ours."""
+    (message,) = prompt_messages(example_from_row(doc))
+    parts = [
+        {"type": "image", "url": part["image"]} if part["type"] == "image" else part for part in message["content"]
+    ]
+    return [{"role": message["role"], "content": [*parts, {"type": "text", "text": "\n" + INSTRUCTION}]}]
 
 
 def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
@@ -22,8 +32,8 @@ def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
 
 
 def doc_to_text(doc: dict[str, Any]) -> str:
-    """Context and request."""
-    return f"{doc['context']}\n{doc['request']}"
+    """Context, request and how to answer."""
+    return f"{doc['context']}\n{doc['request']}\n{INSTRUCTION}"
 
 
 def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -37,17 +47,23 @@ def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, di
         ``accuracy`` → the item's record; :func:`mean_score` reads its ``score``.
     """
     response = _response(results[0])
-    answer = extract(response.pop("answer_turn"))
     record = {
         "example_id": doc["example_id"],
         "figure_id": json.loads(doc["figure"])["figure_id"],
         "turns": json.dumps(response.pop("turns"), ensure_ascii=False),
-        "answer": answer,
         "gold": doc["answer"],
-        "score": score(answer, doc["answer"], doc["metric"]),
-        **response,
     }
-    return {"accuracy": record}
+    for mode in ("", "_original", "_off"):
+        record["answer" + mode], record["score" + mode] = _answer_and_score(response.pop("answer_turn" + mode), doc)
+    return {"accuracy": record | response}
+
+
+def _answer_and_score(turn: str | None, doc: dict[str, Any]) -> tuple[str | None, float | None]:
+    """What a turn answers and whether this is right; None for both where the question was not put this way."""
+    if turn is None:
+        return None, None
+    answer = extract(turn)
+    return answer, score(answer, doc["answer"], doc["metric"])
 
 
 def _response(text: str) -> dict[str, Any]:
@@ -57,8 +73,10 @@ def _response(text: str) -> dict[str, Any]:
         response = None
     if isinstance(response, dict) and "answer_turn" in response:
         return response
+    # A plain reply, given without our tools and asked for once.
+    unasked = {"answer_turn_original": None, "answer_turn_off": None}
     no_call = {"call": None, "called": False, "call_ok": False, "truncated": False}
-    return {"turns": [text], "answer_turn": text, **no_call}
+    return {"turns": [text], "answer_turn": text, **unasked, **no_call}
 
 
 def mean_score(records: Sequence[dict[str, Any]]) -> float:

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from iapo.config import ConfigError, config_reference, config_schema, load_config
+from iapo.config import ConfigError, config_schema, load_config
+from iapo.config_reference import config_reference
 from iapo.preflight import PreflightError, check_device, check_methods, claim_results
 from iapo.provenance import ROOT, atomic_directory, atomic_write, code_hash
 

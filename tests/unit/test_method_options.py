@@ -22,9 +22,10 @@ from iapo.config import AlignmentConfig, AttributionConfig, Config, ConfigError,
 from iapo.data.hints import figure_labels, hint_of, with_hint, with_hint_rate
 from iapo.methods import resolve
 from iapo.models import save_model
-from iapo.rewards import alignment_reward, constant_penalty, penalties_of_calls, wrong_call_penalty
+from iapo.rewards import alignment_reward, penalties_of_calls
 from iapo.teacher import TeacherPass
 from iapo.teacher_cache import CacheHit, TeacherCache, fingerprint, hash_processor, hash_weights
+from iapo.tool_rewards import constant_penalty, wrong_call_penalty
 from iapo.tools import parse_turn
 from iapo.train import train, training_prompts
 from iapo.trainer import reward_parts

@@ -1,15 +1,14 @@
-"""Intervals that cover what they should, tables whose cells can be checked by hand."""
+"""Intervals that cover what they should, tests against worked examples. The claims as a whole: test_claims.py."""
 
-from pathlib import Path
+from itertools import pairwise
 
 import numpy as np
-import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
 
-from benchmarks.records import RecordsError, read_records, write_records
-from benchmarks.stats import macro_average, paired_difference, wilson
-from benchmarks.tables import main_table, write_table_csv
-from iapo.config import StatisticsConfig
+from benchmarks.stats import holm, macro_average, mcnemar, paired_difference, verdict, wilson
 
 
 def test_wilson_known_values() -> None:
@@ -59,31 +58,51 @@ def test_macro_average_weighs_sets_alike() -> None:
     assert result.mean == 0.5 and result.standard_error == 0
 
 
-def record(method: str, seed: int, item: str, score: float) -> dict:
-    return {
-        "method": method, "seed": seed, "test_set": "h_bar", "example_id": item, "figure_id": item, "turns": "[]",
-        "call": None, "answer": None, "gold": "1", "score": score, "called": item == "a", "call_ok": item == "a",
-        "truncated": False,
-    }  # fmt: skip
+def test_holm_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([]) == [] and holm([0.9, 0.8]) == [1.0, 1.0]
+    adjusted = holm([0.02, float("nan"), 0.03])
+    assert np.isnan(adjusted[1]) and [adjusted[0], adjusted[2]] == pytest.approx([0.04, 0.04])
+    with pytest.raises(ValueError, match=r"1\.5"):
+        holm([1.5])
 
 
-def test_cells_by_hand(tmp_path: Path) -> None:
-    rows = [record("vtool_r1", s, i, float(i == "a")) for s in (0, 1) for i in "abcd"]
-    rows += [record("iapo", s, i, 1.0) for s in (0, 1) for i in "abcd"]
-    table = main_table(pd.DataFrame(rows), StatisticsConfig(), "mini").set_index(["method", "test_set"])
-    cell = table.loc[("iapo", "h_bar")]
-    assert (cell["n_items"], cell["n_seeds"], cell["accuracy"]) == (4, 2, 1.0)
-    assert cell["delta_vs_vtool_r1"] == 0.75 and cell["tool_call_rate"] == 0.25 and cell["tool_success_rate"] == 1
-    assert np.isnan(table.loc[("vtool_r1", "average"), "delta_vs_vtool_r1"])
-    for name in ("one", "two"):
-        write_table_csv(table.reset_index(), tmp_path / name)
-    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+@given(st.lists(st.floats(0, 1), max_size=20))
+def test_holm_never_lowers_and_keeps_the_order(p_values: list[float]) -> None:
+    adjusted = holm(p_values)
+    assert all(raw <= each <= 1 for raw, each in zip(p_values, adjusted, strict=True))
+    pairs = sorted(zip(p_values, adjusted, strict=True))
+    assert all(a <= b for (_, a), (_, b) in pairwise(pairs))
 
 
-def test_runs_with_other_items_are_named(tmp_path: Path) -> None:
-    write_records(tmp_path / "a", [record("x", 0, "a", 1), record("x", 0, "b", 1)])
-    write_records(tmp_path / "b", [record("y", 0, "a", 1)])
-    with pytest.raises(RecordsError, match="y seed 0 lacks 1 of 2 items of h_bar, the first b"):
-        read_records([tmp_path / "a", tmp_path / "b"])
-    with pytest.raises(RecordsError, match="not found"):
-        read_records([tmp_path / "c"])
+def test_mcnemar_is_the_binomial_test_of_the_discordant_items() -> None:
+    a = np.array([[1, 1, 1, 1, 1, 1, 0, 0, 1, 0]])
+    b = np.array([[0, 0, 0, 0, 0, 1, 1, 0, 1, 0]])
+    found = mcnemar(a, b)
+    assert (found.only_a, found.only_b) == (5, 1)
+    assert found.p == pytest.approx(binomtest(5, 6).pvalue)
+    # The majority of the seeds; a tie counts for neither.
+    seeds = mcnemar([[1, 1, 1], [1, 0, 0], [1, 1, 0]], [[0, 0, 0], [0, 1, 0]])
+    assert (seeds.only_a, seeds.only_b) == (1, 0)
+    assert mcnemar([[1.0]], [[1.0]]).p == 1
+
+
+def test_power_and_the_detectable_difference_agree() -> None:
+    rng = np.random.default_rng(4)
+    found = paired_difference(rng.integers(0, 2, (3, 300)), rng.integers(0, 2, (3, 300)))
+    for power in (0.5, 0.8, 0.95):
+        assert found.power(found.detectable(power)) == pytest.approx(power, abs=0.01)
+    assert found.power(0.0) == pytest.approx(0.05, abs=0.03)
+    assert found.detectable(0.9) > found.detectable(0.8) > 0
+
+
+def test_verdicts() -> None:
+    rng = np.random.default_rng(5)
+    b = rng.integers(0, 2, (3, 400)).astype(float)
+    better = paired_difference(np.ones((3, 400)), b)
+    assert verdict(better, better.p) == "better"
+    assert verdict(paired_difference(b, np.ones((3, 400))), 0.001) == "worse"
+    # Corrected for being one of many, the same difference may claim nothing.
+    assert verdict(better, 0.2).startswith("no difference found (could have found ≥ ")
+    same = paired_difference(b, b)
+    assert same.delta == 0 and verdict(same, same.p).startswith("no difference found")

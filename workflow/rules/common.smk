@@ -8,7 +8,7 @@ from pathlib import Path
 
 from baselines import METHODS
 from iapo.config import ConfigError, load_config
-from iapo.methods import resolve
+from iapo.methods import resolve, tuned_method, weight_of
 from iapo.preflight import PreflightError, check_device, check_methods, claim_results
 from iapo.provenance import code_hash
 from iapo.types import TEST_SETS
@@ -18,12 +18,21 @@ try:
     check_methods(CONFIG, METHODS)
     check_device(CONFIG.device)
     # Name in the table → its method and the configuration that it is trained with.
-    SETTLED = {name: resolve(name, CONFIG, METHODS) for name in CONFIG.methods}
+    SETTLED = {
+        name: resolve(name, CONFIG, METHODS)
+        for name in dict.fromkeys([*CONFIG.methods, *CONFIG.ablated])
+    }
+    # The same → the method whose trials choose its weight; None where nothing is chosen.
+    TUNED = {name: tuned_method(name, CONFIG, METHODS) for name in SETTLED}
+    SETTLED |= {
+        name: resolve(name, CONFIG, METHODS)
+        for name in TUNED.values()
+        if name not in (None, *SETTLED)
+    }
 except (ConfigError, PreflightError) as error:
     sys.exit(f"error: {error}")
 
 RESULTS = Path("results") / CONFIG.profile
-REFERENCE_POLICIES = ["untrained", "teacher"]
 
 
 wildcard_constraints:
@@ -46,8 +55,12 @@ def logs(name: str) -> str:
 
 def evaluated_runs() -> list[tuple[str, int]]:
     """Every (method, seed) in the table; policies without a training run of their own count as seed 0."""
-    trained = [(method, seed) for method in CONFIG.methods for seed in CONFIG.seeds]
-    return [(policy, 0) for policy in REFERENCE_POLICIES] + trained
+    return [*((policy, 0) for policy in CONFIG.reference_policies), *trained_runs()]
+
+
+def trained_runs() -> list[tuple[str, int]]:
+    """Every (method, seed) that is trained for the table."""
+    return [(method, seed) for method in CONFIG.methods for seed in CONFIG.seeds]
 
 
 def cache_name(settled) -> str:
@@ -69,6 +82,8 @@ def policy_directory(method: str, seed: str) -> Path:
     """The pretrained directory of a row of the table."""
     if method == "untrained":
         return RESULTS / "models/student/cold"
+    if method == "teacher_untrained":
+        return RESULTS / "models/teacher/cold"
     if method == "teacher":
         return teacher_directory(CONFIG.teacher.train_seed)
     return RESULTS / f"train/{method}/seed{seed}/model"
@@ -79,8 +94,9 @@ def teacher_directory(seed: int) -> Path:
     return RESULTS / f"teacher/seed{seed}/model"
 
 
-TRAINING_CODE = code_hash(
-    "baselines",
+TRAINING_MODULES = [
+    "baselines.vtool_r1",
+    "baselines.iapo_alignment",
     "iapo.alignment",
     "iapo.alignment_trainer",
     "iapo.answers",
@@ -93,11 +109,22 @@ TRAINING_CODE = code_hash(
     "iapo.rewards",
     "iapo.shared_prefix",
     "iapo.teacher_cache",
+    "iapo.tool_rewards",
     "iapo.tools",
     "iapo.train",
     "iapo.trainer",
     "iapo.turns",
-)
+]
+
+
+def training_code(method: str) -> str:
+    """Hash of what trains a method: the shared ground and its own file, so that a new baseline retrains no other."""
+    settled = SETTLED[method][0] if method in SETTLED else METHODS[method]
+    own = [settled.rewards.__module__]
+    if settled.uses_verifier:
+        own += ["iapo.rollout", "iapo.verifier", "iapo.verifier_trainer"]
+    return code_hash(*sorted({*TRAINING_MODULES, *own}))
+
 
 CACHING_CODE = code_hash(
     "iapo.attribution",
@@ -120,6 +147,35 @@ def teacher_cache(method: str) -> list[Path]:
     if method not in SETTLED or not SETTLED[method][0].uses_teacher:
         return []
     return [RESULTS / f"teacher/cache/{cache_name(SETTLED[method][1])}.stats.json"]
+
+
+def verifying_teacher(method: str) -> list[Path]:
+    """The teacher's weights as an input, for methods that ask it for verdicts."""
+    if not SETTLED[method][0].uses_verifier or CONFIG.verifier.kind != "teacher":
+        return []
+    return [teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors"]
+
+
+def choice(method: str) -> list[Path]:
+    """The weight that was chosen on the dev split, as an input."""
+    tuned = TUNED.get(method)
+    return [RESULTS / f"tuning/{tuned}.json"] if tuned else []
+
+
+def training_settings(method: str) -> dict:
+    """What a method's training depends on in the configuration, and nothing else."""
+    settled, config = SETTLED[method]
+    settings = {"train": asdict(config.train)}
+    if settled.weight:
+        settings["weight"] = weight_of(settled, config)
+    if settled.uses_teacher:
+        settings |= {
+            "alignment": asdict(config.alignment),
+            "attribution": asdict(config.attribution),
+        }
+    if settled.uses_verifier:
+        settings["verifier"] = asdict(config.verifier)
+    return settings
 
 
 def teacher_verdict(*names: str) -> list[Path]:

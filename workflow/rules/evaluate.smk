@@ -1,30 +1,60 @@
-rule evaluate_policy:
-    """Greedy answers of one policy to every test question, scored by lmms-eval."""
-    input:
-        manifest=RESULTS / "data/manifest.json",
-        model=lambda wildcards: policy_directory(wildcards.method, wildcards.seed)
-        / "model.safetensors",
-    output:
-        records=RESULTS / "eval/{method}/seed{seed}/records.parquet",
-        record=RESULTS / "eval/{method}/seed{seed}/records.run.json",
-    log:
-        logs("evaluate/{method}/seed{seed}"),
-    conda:
-        "../envs/iapo.yaml"
-    threads: 1
-    params:
-        settings=asdict(CONFIG.evaluation),
-        test_sets=CONFIG.test_sets,
-        code=code_hash(
-            "benchmarks.agent",
-            "benchmarks.evaluate",
-            "benchmarks.records",
-            "benchmarks.tasks",
-            "iapo.answers",
-            "iapo.env",
-            "iapo.prompts",
-            "iapo.rollout",
-            "iapo.tools",
-        ),
-    script:
-        "../scripts/evaluate_policy.py"
+EVALUATION_CODE = code_hash(
+    "benchmarks.agent",
+    "benchmarks.api",
+    "benchmarks.evaluate",
+    "benchmarks.records",
+    "benchmarks.tasks",
+    "iapo.answers",
+    "iapo.env",
+    "iapo.prompts",
+    "iapo.rollout",
+    "iapo.tools",
+)
+# Policies that no method trains count as seed 0; the others are evaluated seed batch by seed batch.
+EVALUATED = [
+    ("off_the_shelf", "|".join(CONFIG.reference_policies), [0]),
+    *(
+        ("_".join(map(str, batch)), "|".join(SETTLED), batch)
+        for batch in CONFIG.seed_batches
+    ),
+]
+
+for name, methods, batch in EVALUATED:
+
+    rule:
+        name:
+            f"evaluate_policy_{name}"
+        input:
+            manifest=RESULTS / "data/manifest.json",
+            # A model behind an API has no weights here.
+            models=lambda wildcards, batch=batch: (
+                []
+                if wildcards.method == "api"
+                else [
+                    policy_directory(wildcards.method, seed) / "model.safetensors"
+                    for seed in batch
+                ]
+            ),
+        output:
+            records=[
+                RESULTS / f"eval/{{method}}/seed{seed}/records.parquet"
+                for seed in batch
+            ],
+            record=[
+                RESULTS / f"eval/{{method}}/seed{seed}/records.run.json"
+                for seed in batch
+            ],
+        log:
+            logs(f"evaluate/{{method}}/{name}"),
+        wildcard_constraints:
+            method=methods,
+        conda:
+            "../envs/iapo.yaml"
+        threads: 1
+        params:
+            settings=asdict(CONFIG.evaluation),
+            test_sets=CONFIG.test_sets,
+            seeds=batch,
+            code=EVALUATION_CODE,
+        script:
+            "../scripts/evaluate_policy.py"

@@ -34,7 +34,11 @@ rule mechanism_run:
         seeds=CONFIG.seeds,
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
         work=lambda wildcards: str(RESULTS / f"mechanism/work/{wildcards.condition}"),
-        code=TRAINING_CODE,
+        code=lambda wildcards: (
+            training_code(wildcards.condition)
+            if wildcards.condition in SETTLED
+            else None
+        ),
         measure=code_hash(
             "benchmarks.mechanism.behaviour", "iapo.rollout", "iapo.teacher"
         ),

@@ -1,25 +1,70 @@
-rule make_table:
-    """One row per method and test set, with intervals and paired differences."""
+TABLES = [
+    "main",
+    "differences",
+    "image_help",
+    "dynamics",
+    "cost",
+    "tuning",
+    "reported",
+]
+FIGURES = ["learning_curves", "forest", "block_shares", "image_help"]
+TABLE_CODE = code_hash(
+    "benchmarks.curves",
+    "benchmarks.figures",
+    "benchmarks.records",
+    "benchmarks.results",
+    "benchmarks.stats",
+    "benchmarks.tables",
+    "iapo.monitors",
+)
+
+
+rule make_tables:
+    """Every table and figure, from the records alone."""
     input:
         records=[
             RESULTS / f"eval/{method}/seed{seed}/records.parquet"
             for method, seed in evaluated_runs()
         ],
+        metrics=[
+            RESULTS / f"train/{method}/seed{seed}/metrics.csv"
+            for method, seed in trained_runs()
+        ],
+        choices=sorted({path for method in CONFIG.methods for path in choice(method)}),
         informative=teacher_verdict(*CONFIG.methods),
+        reported="benchmarks/reported.csv",
     output:
-        csv=RESULTS / "tables/main.csv",
-        markdown=RESULTS / "tables/main.md",
-        record=RESULTS / "tables/main.run.json",
+        [
+            RESULTS / f"tables/{name}.{suffix}"
+            for name in TABLES
+            for suffix in ("csv", "md", "tex")
+        ],
+        page=report(
+            RESULTS / "tables/tables.html",
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
+        figures=report(
+            [RESULTS / f"figures/{name}.png" for name in FIGURES],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
+        record=report(
+            RESULTS / "tables/main.run.json",
+            caption="../report/record.rst",
+            category="Run records",
+        ),
     log:
-        logs("make_table"),
+        logs("make_tables"),
     localrule: True
     conda:
         "../envs/iapo.yaml"
     params:
         statistics=asdict(CONFIG.statistics),
-        code=code_hash("benchmarks.records", "benchmarks.stats", "benchmarks.tables"),
+        monitors=asdict(CONFIG.monitors),
+        code=TABLE_CODE,
     script:
-        "../scripts/make_table.py"
+        "../scripts/make_tables.py"
 
 
 rule show_table:
@@ -37,3 +82,31 @@ rule show_table:
         "../envs/iapo.yaml"
     shell:
         "(cp {input.csv} {output.csv} && cp {input.markdown} {output.markdown} && cat {output.markdown}) 2> {log}"
+
+
+if CONFIG.ablated:
+
+    rule make_ablations:
+        """One setting of one method changed at a time."""
+        input:
+            records=[
+                RESULTS / f"eval/{method}/seed{seed}/records.parquet"
+                for method in [CONFIG.ablations.method, *CONFIG.ablated]
+                for seed in CONFIG.seeds
+            ],
+        output:
+            csv=RESULTS / "tables/ablations.csv",
+            markdown=RESULTS / "tables/ablations.md",
+            latex=RESULTS / "tables/ablations.tex",
+            record=RESULTS / "tables/ablations.run.json",
+        log:
+            logs("make_ablations"),
+        localrule: True
+        conda:
+            "../envs/iapo.yaml"
+        params:
+            statistics=asdict(CONFIG.statistics),
+            grid=asdict(CONFIG.ablations),
+            code=TABLE_CODE,
+        script:
+            "../scripts/make_ablations.py"

@@ -4,9 +4,9 @@ rule train_teacher:
         manifest=RESULTS / "data/manifest.json",
         start=RESULTS / "models/teacher/cold/model.safetensors",
     output:
-        weights=RESULTS / "teacher/seed{seed}/model/model.safetensors",
-        metrics=RESULTS / "teacher/seed{seed}/metrics.csv",
-        record=RESULTS / "teacher/seed{seed}/model.run.json",
+        weights=[RESULTS / "teacher/seed{seed}/model/model.safetensors"],
+        metrics=[RESULTS / "teacher/seed{seed}/metrics.csv"],
+        record=[RESULTS / "teacher/seed{seed}/model.run.json"],
     log:
         logs("train_teacher/seed{seed}"),
     conda:
@@ -16,9 +16,9 @@ rule train_teacher:
         settings=asdict(CONFIG.teacher.train),
         method="vtool_r1",
         of_teacher=True,
-        seed=lambda wildcards: int(wildcards.seed),
-        work=lambda wildcards: str(RESULTS / f"teacher/seed{wildcards.seed}/work"),
-        code=TRAINING_CODE,
+        seeds=lambda wildcards: [int(wildcards.seed)],
+        replies=str(RESULTS / "verifier"),
+        code=training_code("vtool_r1"),
     script:
         "../scripts/train_policy.py"
 

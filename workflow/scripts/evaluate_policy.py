@@ -1,4 +1,4 @@
-"""Evaluate one policy on the test sets with lmms-eval and keep every item's record."""
+"""Evaluate policies, or a model behind an API, on the test sets with lmms-eval and keep every item's record."""
 
 from pathlib import Path
 from typing import Any
@@ -8,32 +8,45 @@ from iapo.provenance import job
 snakemake: Any
 
 with job(snakemake) as run:
-    from benchmarks.agent import FigureAgent
     from benchmarks.evaluate import evaluate
     from benchmarks.records import write_records
     from iapo.data.store import verify_manifest
 
-    manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.model)
+    manifest, method = Path(snakemake.input.manifest), snakemake.wildcards.method
     verify_manifest(manifest.parent)
     settings = run.config.evaluation
-    agent = FigureAgent(
-        str(weights.parent),
-        batch_size=settings.batch_size,
-        device=run.config.device,
-        turn_tokens=settings.turn_tokens,
-    )
-    seed = int(snakemake.wildcards.seed)
-    records = evaluate(
-        agent,
-        {name: manifest.parent / "test" / f"{name}.parquet" for name in run.config.test_sets},
-        method=snakemake.wildcards.method,
-        seed=seed,
-    )
-    write_records(Path(snakemake.output.records), records)
-    run.write_record(
-        Path(snakemake.output.record),
-        inputs={"data": manifest, "model": weights},
-        seeds={"train": seed},
-        items=len(records),
-        accuracy=sum(record["score"] for record in records) / len(records),
-    )
+
+    def policy(weights: Path) -> Any:
+        from benchmarks.agent import FigureAgent
+
+        return FigureAgent(
+            str(weights.parent),
+            batch_size=settings.batch_size,
+            device=run.config.device,
+            turn_tokens=settings.turn_tokens,
+            image_help=settings.image_help,
+        )
+
+    def api() -> Any:
+        from benchmarks.api import ApiModel
+
+        return ApiModel(settings.api_model)
+
+    models = [Path(path) for path in snakemake.input.models] or [None]
+    artefacts = zip(snakemake.output.records, snakemake.output.record, strict=True)
+    for seed, weights, (output, record) in zip(snakemake.params.seeds, models, artefacts, strict=True):
+        records = evaluate(
+            policy(weights) if weights else api(),
+            {name: manifest.parent / "test" / f"{name}.parquet" for name in run.config.test_sets},
+            method=method,
+            seed=seed,
+        )
+        write_records(Path(output), records)
+        run.write_record(
+            Path(record),
+            inputs={"data": manifest} | ({"model": weights} if weights else {}),
+            seeds={"train": seed} if weights else {},
+            items=len(records),
+            accuracy=sum(each["score"] for each in records) / len(records),
+            **({} if weights else {"api_model": settings.api_model}),
+        )

@@ -1,0 +1,25 @@
+"""Every table and figure again from the records alone: ``python -m benchmarks.tables results/mini``. No torch."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks.records import RecordsError
+from benchmarks.results import recorded_config
+from benchmarks.tables.write import write_all
+
+
+def main(arguments: list[str]) -> str:
+    """Write the tables of a profile's folder and return the main one."""
+    if len(arguments) != 1:
+        raise RecordsError("expected one folder: python -m benchmarks.tables results/mini")
+    folder = Path(arguments[0])
+    return write_all(folder, recorded_config(folder))
+
+
+if __name__ == "__main__":
+    try:
+        print(main(sys.argv[1:]))
+    except RecordsError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,63 @@
+"""Did the image help? Accuracy with the tool, without it, and with the original in the edited image's place."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.results import Results, clusters, scores
+from benchmarks.stats import macro_paired_difference
+
+Row = dict[str, object]
+
+
+def image_help_table(results: Results) -> pd.DataFrame:
+    """One row a policy; means over the sets, as fractions.
+
+    Source: the comparison and the words *gain* and *harm* after arXiv 2602.01334.
+
+    Returns:
+        ``accuracy`` with tools, ``accuracy_original`` with the same call but the unedited image returned,
+        ``accuracy_off`` without tools; ``help`` = accuracy − accuracy_original with its interval over items and
+        seeds; ``gain``: share of the questions that only the edited image gets right; ``harm``: only the
+        original. Empty where records are missing or were made without the two extra answers.
+    """
+    return pd.DataFrame([_row(results, name) for name in results.rows if not name.endswith("_no_tools")])
+
+
+def _row(results: Results, name: str) -> Row:
+    columns = ("accuracy", "accuracy_original", "accuracy_off", "help", "help_low", "help_high", "gain", "harm")
+    here = {each: results.of(name, each) for each in results.sets}
+    unanswered = any(rows[["score_original", "score_off"]].isna().any(axis=None) for rows in here.values())
+    if results.fault(name, results.sets) or unanswered:
+        return {"method": name, **dict.fromkeys(columns, np.nan)}
+    edited, original, off = (
+        {each: scores(rows, column) for each, rows in here.items()}
+        for column in ("score", "score_original", "score_off")
+    )
+    statistics = results.config.statistics
+    # Both scores are the same policy's, so their difference is one number an item and seed.
+    gaps = {each: edited[each] - original[each] for each in edited}
+    difference = macro_paired_difference(
+        gaps,
+        {each: np.zeros((1, values.shape[1])) for each, values in gaps.items()},
+        clusters={each: clusters(rows) for each, rows in here.items()},
+        level=statistics.level,
+        seed=statistics.seed,
+        draws=statistics.bootstrap_draws,
+    )
+    values = (
+        _mean(edited),
+        _mean(original),
+        _mean(off),
+        difference.delta,
+        difference.low,
+        difference.high,
+        np.mean([((edited[each] == 1) & (original[each] == 0)).mean() for each in edited]),
+        np.mean([((edited[each] == 0) & (original[each] == 1)).mean() for each in edited]),
+    )
+    return {"method": name, **dict(zip(columns, values, strict=True))}
+
+
+def _mean(by_set: dict[str, np.ndarray]) -> float:
+    return float(np.mean([values.mean() for values in by_set.values()]))

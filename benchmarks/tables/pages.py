@@ -1,0 +1,240 @@
+"""Every table as people read it: which columns, in which words, with which notes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.results import Results
+from benchmarks.tables.ablations import ablation_table
+from benchmarks.tables.image_help import image_help_table
+from benchmarks.tables.main import AVERAGE, NOT_COMPUTED, REPORTED, difference_table, main_table
+from benchmarks.tables.render import NOTHING, Table, interval, number, percent
+from benchmarks.tables.training import cost_table, dynamics_table, tuning_table
+
+
+def main_page(results: Results, teacher: Mapping[str, Any] | None) -> Table:
+    """Methods by sets.
+
+    Args:
+        results: of the run.
+        teacher: whether its attribution is informative (``informative.json``); None where no method asks it.
+    """
+    frame = main_table(results)
+    config, reference = results.config, results.config.statistics.reference_method
+    averages = frame[frame["test_set"] == AVERAGE].to_dict("records")
+    by_cell = frame.set_index(["method", "test_set"])["accuracy"]
+    rows = [
+        {
+            "method": row["method"],
+            "seeds": str(row["n_seeds"]),
+            **{name: percent(by_cell[row["method"], name]) for name in results.sets},
+            "average": interval(row["accuracy"], row["ci_low"], row["ci_high"]),
+            f"difference to {reference}": interval(
+                row[f"delta_vs_{reference}"], row["delta_low"], row["delta_high"], signed=True
+            ),
+            "verdict": _first_words(str(row["verdict"])) or NOTHING,
+            "tool calls": percent(row["tool_call_rate"], 0),
+            "of which succeed": percent(row["tool_success_rate"], 0),
+            "reported": percent(row["reported"]),
+        }
+        for row in averages
+    ]
+    level = f"{config.statistics.level:.0%}"
+    caption = (
+        f"Profile `{config.profile}`: accuracy in percent on {max(row['n_items'] for row in averages)} questions, "
+        f"greedy decoding; average over the sets with its {level} interval over items and seeds. Difference: points "
+        f"against {reference}, paired by item; the verdict is by p-values corrected over the methods (Holm). "
+        "*reported*: what was published about the 3B model, for comparison by eye only."
+    )
+    flagged = [f"**{row['method']}**: {row['flags']}" for row in averages if row["flags"]]
+    missing = [f"**{row['method']}** {row['verdict']}" for row in averages if row["verdict"].startswith(NOT_COMPUTED)]
+    notes = [
+        *missing,
+        *(["Monitors: " + "; ".join(flagged) + "."] if flagged else []),
+        *([] if teacher is None else [f"Is the teacher informative? {teacher_note(teacher)}"]),
+        f"Behind any number: `python -m benchmarks.trace {results.folder}/tables/main.csv method=iapo "
+        "test_set=h_bar accuracy`. A `.run.json` beside each file says how it was made.",
+    ]
+    return Table("main", frame, caption, pd.DataFrame(rows), notes)
+
+
+def _first_words(text: str) -> str:
+    return "not computed" if text.startswith(NOT_COMPUTED) else text
+
+
+def teacher_note(teacher: Mapping[str, Any]) -> str:
+    """The verdict of ``informative.json`` in one line."""
+    others = {seed: each["verdict"] for seed, each in teacher["teachers"].items()}
+    others.pop(str(teacher["teacher_seed"]), None)
+    word, _, reason = teacher["sentence"].partition(":")
+    note = f"**{word}**:{reason}."
+    if others:
+        note += " Teachers of other seeds: " + ", ".join(f"{seed} {verdict}" for seed, verdict in others.items())
+        agreement = teacher["agreement"]
+        note += "; they agree on nothing" if agreement is None else f"; agreement within groups r = {agreement:.2f}"
+        note += "."
+    return note
+
+
+def difference_page(results: Results) -> Table:
+    """Every method against every baseline."""
+    frame = difference_table(results)
+    shown = pd.DataFrame(
+        {
+            "method": frame["method"],
+            "against": frame["baseline"],
+            "difference": [interval(r["delta"], r["low"], r["high"], signed=True) for r in frame.to_dict("records")],
+            "p": [number(value, 4) for value in frame["p"]],
+            "p (Holm)": [number(value, 4) for value in frame["p_holm"]],
+            "p (McNemar)": [number(value, 4) for value in frame["mcnemar_p"]],
+            "could have found": [percent(value) for value in frame["detectable"]],
+            "verdict": [_first_words(value) for value in frame["verdict"]],
+        }
+    )
+    caption = (
+        "Differences of the average over the sets in points, paired by item, over items and seeds; p-values corrected "
+        "over the methods compared with one baseline (Holm). Could have found: the smallest difference that this run "
+        f"would have found with a chance of {results.config.statistics.power:.0%}. McNemar: over items, by the "
+        "majority of the seeds."
+    )
+    return Table("differences", frame, caption, shown)
+
+
+def image_help_page(results: Results) -> Table:
+    """Did the image help?"""
+    frame = image_help_table(results)
+    shown = pd.DataFrame(
+        {
+            "method": frame["method"],
+            "with tool": [percent(value) for value in frame["accuracy"]],
+            "original returned": [percent(value) for value in frame["accuracy_original"]],
+            "tool off": [percent(value) for value in frame["accuracy_off"]],
+            "help": [interval(r["help"], r["help_low"], r["help_high"], signed=True) for r in frame.to_dict("records")],
+            "gain": [percent(value) for value in frame["gain"]],
+            "harm": [percent(value) for value in frame["harm"]],
+        }
+    )
+    caption = (
+        "Did the image help? Accuracy in percent with the tool, with the original image returned in the edited one's "
+        "place, and without tools. Gain: questions that only the edited image gets right; harm: only the original."
+    )
+    return Table("image_help", frame, caption, shown)
+
+
+def dynamics_page(results: Results) -> Table:
+    """Training dynamics, in full in the CSV, at five points for people."""
+    frame = dynamics_table(results)
+    rows = []
+    for method, steps in frame.groupby("method", sort=False):
+        last = int(steps["step"].max())
+        for step in sorted({max(1, round(last * part / 4)) for part in range(5)}):
+            near = steps[(steps["step"] - step).abs() <= max(1, last // 30)]
+            rows.append({"method": str(method), "step": str(step), **_watched(near)})
+    caption = (
+        "Training dynamics, means over seeds and neighbouring steps: outcome reward, share of rollouts that call a "
+        "tool, share of the calls carried out, alignment penalty, share of groups without any difference. Every step: "
+        "the CSV."
+    )
+    return Table("dynamics", frame, caption, pd.DataFrame(rows))
+
+
+def _watched(steps: pd.DataFrame) -> dict[str, str]:
+    names = {"outcome": 2, "call_rate": 2, "success_rate": 2, "penalty": 3, "flat_groups": 2}
+    return {
+        name.replace("_", " "): number(float(steps[f"{name}_mean"].mean()), digits)
+        for name, digits in names.items()
+        if f"{name}_mean" in steps
+    }
+
+
+def cost_page(results: Results) -> Table:
+    """What it took."""
+    frame = cost_table(results)
+    columns = {"attribution_share": "of which attribution", "verifier_share": "of which verifier"}
+    shown = pd.DataFrame(
+        {
+            "what": frame["what"],
+            "runs": frame["runs"].astype(str),
+            "hours": [f"{number(r['hours'])} {r['device']}" for r in frame.to_dict("records")],
+            "seconds a run": [number(value, 0) for value in frame["seconds_per_run"]],
+            "seconds a step": [number(value) for value in frame.get("seconds_per_step", pd.Series(dtype=float))]
+            or NOTHING,
+            **{
+                name: [percent(value, 0) for value in frame[column]]
+                for column, name in columns.items()
+                if column in frame
+            },
+        }
+    )
+    caption = (
+        "Cost: hours of all runs together, medians of a run and of a step, and the shares (percent) of the training "
+        "step that attribution and the verifier take. Timed while other jobs ran beside."
+    )
+    return Table("cost", frame, caption, shown)
+
+
+def tuning_page(results: Results) -> Table:
+    """How the weights were chosen."""
+    frame = tuning_table(results.folder)
+    tuning = results.config.tuning
+    shown = pd.DataFrame(
+        {
+            "method": frame["method"],
+            "setting": frame["key"],
+            "weight": [f"{value:g}" for value in frame["weight"]],
+            "dev accuracy": [percent(value) for value in frame["accuracy"]],
+            "tool calls": [percent(value, 0) for value in frame["call_rate"]],
+            "chosen": ["chosen" if value else "" for value in frame["chosen"]],
+        }
+    )
+    caption = (
+        f"The weight of each method's tool reward, chosen on the dev split by the same budget: {len(tuning.factors)} "
+        f"trials of {tuning.steps} steps with seed {tuning.seed}, the most accurate taken. Controls weigh as much as "
+        "iapo."
+    )
+    return Table("tuning", frame, caption, shown)
+
+
+def reported_page() -> Table:
+    """Every published number, with its source."""
+    frame = pd.read_csv(REPORTED)
+    shown = pd.DataFrame(
+        {
+            "model": frame["model"],
+            "method": frame["method"].fillna(NOTHING),
+            "on": frame["measured_on"],
+            "reported": [number(value, 1) for value in frame["percent"]],
+            "source": frame["source"] + ", " + frame["place"],
+            "kind": frame["kind"],
+            "how sure": frame["certainty"],
+        }
+    )
+    return Table("reported", frame, "Published accuracies in percent; none of them was measured here.", shown)
+
+
+def ablation_page(results: Results) -> Table:
+    """One setting changed at a time."""
+    frame = ablation_table(results)
+    shown = pd.DataFrame(
+        {
+            "setting": frame["setting"],
+            "value": frame["value"],
+            "accuracy": [percent(value) for value in frame["accuracy"]],
+            "difference": [
+                interval(r.get("delta"), r.get("low"), r.get("high"), signed=True) for r in frame.to_dict("records")
+            ],
+            "verdict": [_first_words(value) for value in frame["verdict"]],
+            "tool calls": [percent(value, 0) for value in frame["call_rate"]],
+            "penalty": [number(value, 3) for value in frame["penalty"]],
+        }
+    )
+    ablations = results.config.ablations
+    caption = (
+        f"Ablations of {ablations.method}: one setting changed at a time, against {ablations.method} as configured; "
+        "points of the average over the sets, paired by item, p-values corrected over the rows (Holm). Penalty: mean "
+        "of the second half of training."
+    )
+    return Table("ablations", frame, caption, shown)

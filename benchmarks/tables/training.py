@@ -1,0 +1,103 @@
+"""What training did and what it cost: dynamics over steps, cost by method, and the choice of the weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.results import Results, metrics_path
+
+DYNAMICS = {
+    "outcome": "rewards/outcome_reward/mean",
+    "call_rate": "tools/call_rate",
+    "success_rate": "tools/success_rate",
+    "penalty": "alignment/penalty",
+    "flat_groups": "advantage/flat_groups",
+}
+"""Column of the table → column of a run's metrics."""
+
+Row = dict[str, object]
+
+
+def dynamics_table(results: Results) -> pd.DataFrame:
+    """One row a method and step: means, smallest and largest over the seeds of what is watched."""
+    found = {name: column for name, column in DYNAMICS.items() if column in results.metrics}
+    if not found:
+        return pd.DataFrame(columns=["method", "step", "n_seeds"])
+    groups = results.metrics.groupby(["method", "step"], sort=False)
+    columns = {
+        f"{name}_{how}": groups[column].agg(how) for name, column in found.items() for how in ("mean", "min", "max")
+    }
+    return pd.DataFrame({"n_seeds": groups["seed"].nunique(), **columns}).reset_index()
+
+
+def cost_table(results: Results) -> pd.DataFrame:
+    """What each method's runs took, and what was made once for all of them.
+
+    Returns:
+        ``hours``: of all runs together, on ``device`` (CPU hours are wall time × threads, GPU hours × GPUs);
+        ``seconds_per_run``, ``seconds_per_step`` (medians); ``attribution_share`` and ``verifier_share`` of the
+        step time.
+    """
+    folder = results.folder
+    shared = {
+        "cold starts": sorted(folder.glob("models/*/cold.run.json")),
+        "teachers": sorted(folder.glob("teacher/seed*/model.run.json")),
+        "teacher cache": [*sorted(folder.glob("teacher/*.run.json")), *sorted(folder.glob("teacher/cache/*.run.json"))],
+        "weights on the dev split": sorted(folder.glob("tuning/*.run.json")),
+        "evaluation": sorted(folder.glob("eval/*/seed*/records.run.json")),
+    }
+    rows = [
+        _cost(name, [metrics_path(folder, name, seed).with_name("model.run.json") for seed in results.config.seeds])
+        | _shares(results.metrics[results.metrics["method"] == name])
+        for name in results.config.methods
+    ]
+    return pd.DataFrame([*rows, *(_cost(name, records) for name, records in shared.items())])
+
+
+def tuning_table(folder: Path) -> pd.DataFrame:
+    """One row a trial on the dev split; ``chosen`` marks the weight that the table's runs were trained with."""
+    rows: list[Row] = []
+    for path in sorted(folder.glob("tuning/*.json")):
+        if path.name.endswith(".run.json"):
+            continue
+        choice = json.loads(path.read_text())
+        rows += [
+            {"method": choice["method"], "key": choice["key"], **trial, "chosen": trial["weight"] == choice["weight"]}
+            for trial in choice["trials"]
+        ]
+    columns = ["method", "key", "factor", "weight", "accuracy", "call_rate", "items", "chosen"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _cost(name: str, paths: Sequence[Path]) -> Row:
+    records = [json.loads(path.read_text()) for path in paths if path.exists()]
+    seconds = [record["wall_seconds"] for record in records]
+    gpus = [len(record["hardware"].get("gpus", [])) for record in records]
+    busy = sum(s * (g or record["threads"]) for s, g, record in zip(seconds, gpus, records, strict=True))
+    return {
+        "what": name,
+        "runs": len(records),
+        "device": "GPU" if any(gpus) else "CPU",
+        "hours": busy / 3600,
+        "seconds_per_run": float(np.median(seconds)) if seconds else np.nan,
+    }
+
+
+def _shares(metrics: pd.DataFrame) -> Row:
+    def total(column: str) -> Any:
+        return metrics[column].sum() if column in metrics else 0.0
+
+    step = total("seconds/step")
+    if not step:
+        return {}
+    return {
+        "seconds_per_step": metrics["seconds/step"].median(),
+        "attribution_share": total("seconds/attribution") / step,
+        "verifier_share": total("seconds/verifier") / step,
+    }

@@ -1,0 +1,75 @@
+"""Tables and figures of a run, from what its folder holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import curves
+from benchmarks.results import Results, load_results
+from benchmarks.tables import pages
+from benchmarks.tables.main import AVERAGE
+from benchmarks.tables.render import Table, html, markdown, write
+from iapo.config import Config
+from iapo.provenance import atomic_write
+
+
+def write_all(folder: Path, config: Config) -> str:
+    """Write ``tables/`` and ``figures/`` of a profile's folder.
+
+    Args:
+        folder: ``results/<profile>``.
+        config: of the run.
+
+    Returns:
+        The main table in Markdown.
+    """
+    results = load_results(folder, config)
+    verdict = folder / "informative.json"
+    teacher = json.loads(verdict.read_text()) if verdict.exists() else None
+    tables = {
+        table.name: table
+        for table in (
+            pages.main_page(results, teacher),
+            pages.difference_page(results),
+            pages.image_help_page(results),
+            pages.dynamics_page(results),
+            pages.cost_page(results),
+            pages.tuning_page(results),
+            pages.reported_page(),
+        )
+    }
+    for table in tables.values():
+        write(table, folder / "tables")
+    with atomic_write(folder / "tables/tables.html") as partial:
+        partial.write_text(html(list(tables.values())))
+    _draw(results, tables)
+    return markdown(tables["main"])
+
+
+def _draw(results: Results, tables: dict[str, Table]) -> None:
+    folder = results.folder / "figures"
+    curves.learning_curves(results.metrics, folder / "learning_curves.png")
+    curves.block_shares(results.metrics, folder / "block_shares.png")
+    reference = results.config.statistics.reference_method
+    main = tables["main"].frame
+    trained = main[(main["test_set"] == AVERAGE) & main["method"].isin(results.config.methods)]
+    differences = trained.rename(columns={f"delta_vs_{reference}": "delta", "delta_low": "low", "delta_high": "high"})
+    curves.forest(differences[np.isfinite(differences["delta"])], folder / "forest.png", reference=reference)
+    curves.image_help(tables["image_help"].frame.dropna(subset=["accuracy"]), folder / "image_help.png")
+
+
+def write_ablations(folder: Path, config: Config) -> str:
+    """Write ``tables/ablations.*`` and return it in Markdown.
+
+    Args:
+        folder: ``results/<profile>``.
+        config: of the run, with its grid.
+    """
+    methods = [config.ablations.method, *config.ablated]
+    results = load_results(folder, config, [(method, seed) for method in methods for seed in config.seeds])
+    table = pages.ablation_page(results)
+    write(table, folder / "tables")
+    return markdown(table)

@@ -5,8 +5,8 @@ that share a figure) are drawn from a population: their part is the cluster-robu
 *Seeds* are training runs: their part is the variance of the runs' means, pooled over the methods. A run's mean also
 holds the chance with which this run answered these items, and so do the item differences; that share is estimated
 from the residuals of items × seeds and counted once (counted twice, intervals are a tenth too wide at three seeds,
-and more where runs hardly differ). Three seeds tell a variance badly, so everything is referred to Student's t with Welch–Satterthwaite
-degrees of freedom. ``tests/unit/test_claims.py`` holds the calibration.
+and more where runs hardly differ). Three seeds tell a variance badly, so everything is referred to Student's t with
+Welch–Satterthwaite degrees of freedom. ``tests/unit/test_claims.py`` holds the calibration.
 
 The interval is symmetric and excludes 0 just when ``p`` < 1 − level. Its variance is the closed form, to which a
 bootstrap of a mean converges; the bootstrap (clusters drawn with replacement, the seeds' part normal) widens it where

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class Results:
     """One row a (method, seed, step) of training."""
     faults: dict[tuple[str, str], str]
     """(method, test set) → why its cell cannot be computed."""
+    _kept: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
+    """What was cut out of the records before: every comparison asks for the same few pieces."""
 
     @property
     def rows(self) -> list[str]:
@@ -52,6 +54,22 @@ class Results:
 
     def of(self, row: str, test_set: str) -> pd.DataFrame:
         """The records behind a row of the table; ``score`` is the one without tools where the row says so."""
+        return self._keep(("of", row, test_set), lambda: self._cut(row, test_set))
+
+    def scores(self, row: str, test_set: str, column: str = "score") -> Scores:
+        """[S, N] scores of a row that has no fault here, items by name."""
+        return self._keep((column, row, test_set), lambda: scores(self.of(row, test_set), column))
+
+    def clusters(self, row: str, test_set: str) -> list[str]:
+        """[N] the figure of each item, in the order of :meth:`scores`."""
+        return self._keep(("figures", row, test_set), lambda: clusters(self.of(row, test_set)))
+
+    def _keep(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def _cut(self, row: str, test_set: str) -> pd.DataFrame:
         method = row.removesuffix(NO_TOOLS)
         here = self.records[(self.records["method"] == method) & (self.records["test_set"] == test_set)]
         if row == method:
@@ -141,7 +159,7 @@ def _metrics(folder: Path, runs: Sequence[tuple[str, int]]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "seed", "step"])
 
 
-def scores(rows: pd.DataFrame, column: str = "score") -> Scores:
+def scores(rows: pd.DataFrame, column: str) -> Scores:
     """[S, N] scores, items by name."""
     return rows.pivot(index="seed", columns="example_id", values=column).to_numpy(np.float64)
 

@@ -23,7 +23,6 @@ from benchmarks.results import (
     recorded_config,
     records_path,
     run_record,
-    scores,
 )
 from benchmarks.tables.ablations import ablation_table
 from benchmarks.tables.image_help import image_help_table
@@ -134,7 +133,7 @@ def _evaluations(results: Results, method: str, sets: Sequence[str]) -> list[str
             right = int(rows["score"].sum())
             some = ", ".join(f"{r.example_id}={r.score:g}" for r in rows.head(_ITEMS_SHOWN).itertuples())
             lines.append(f"    {test_set}: {right} of {len(rows)} items right: {some}, …")
-    means = [scores(results.of(method, name)).mean(1) for name in sets]
+    means = [results.scores(method, name).mean(1) for name in sets]
     if means and not results.fault(method, sets):
         lines.append(f"  accuracy by seed: {', '.join(f'{value:.4f}' for value in np.mean(means, axis=0))}")
     return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import Results, scores
+from benchmarks.results import Results
 from benchmarks.stats import holm, verdict
 from benchmarks.tables.main import NOT_COMPUTED, difference
 from iapo.config import ablation_name
@@ -55,7 +55,7 @@ def _figures(results: Results, name: str) -> Row:
         return {"accuracy": np.nan, "call_rate": np.nan, "penalty": penalty, "n_seeds": 0}
     here = {each: results.of(name, each) for each in results.sets}
     return {
-        "accuracy": float(np.mean([scores(rows).mean() for rows in here.values()])),
+        "accuracy": float(np.mean([results.scores(name, each).mean() for each in here])),
         "call_rate": float(np.mean([rows["called"].mean() for rows in here.values()])),
         "penalty": penalty,
         "n_seeds": next(iter(here.values()))["seed"].nunique(),

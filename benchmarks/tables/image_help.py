@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import Results, clusters, scores
+from benchmarks.results import Results
 from benchmarks.stats import macro_paired_difference
 
 Row = dict[str, object]
@@ -32,7 +32,7 @@ def _row(results: Results, name: str) -> Row:
     if results.fault(name, results.sets) or unanswered:
         return {"method": name, **dict.fromkeys(columns, np.nan)}
     edited, original, off = (
-        {each: scores(rows, column) for each, rows in here.items()}
+        {each: results.scores(name, each, column) for each in here}
         for column in ("score", "score_original", "score_off")
     )
     statistics = results.config.statistics
@@ -41,7 +41,7 @@ def _row(results: Results, name: str) -> Row:
     difference = macro_paired_difference(
         gaps,
         {each: np.zeros((1, values.shape[1])) for each, values in gaps.items()},
-        clusters={each: clusters(rows) for each, rows in here.items()},
+        clusters={each: results.clusters(name, each) for each in here},
         level=statistics.level,
         seed=statistics.seed,
         draws=statistics.bootstrap_draws,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.results import Results, clusters, scores
+from benchmarks.results import Results
 from benchmarks.stats import (
     PairedDifference,
     holm,
@@ -91,9 +91,9 @@ def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -
     """Of two rows that have no fault on these sets, over items and seeds."""
     statistics = results.config.statistics
     return macro_paired_difference(
-        {name: scores(results.of(row, name)) for name in sets},
-        {name: scores(results.of(baseline, name)) for name in sets},
-        clusters={name: clusters(results.of(row, name)) for name in sets},
+        {name: results.scores(row, name) for name in sets},
+        {name: results.scores(baseline, name) for name in sets},
+        clusters={name: results.clusters(row, name) for name in sets},
         level=statistics.level,
         seed=statistics.seed,
         draws=statistics.bootstrap_draws,
@@ -114,7 +114,7 @@ def _row(results: Results, name: str, sets: Sequence[str]) -> Row:
         "test_set": sets[0] if len(sets) == 1 else AVERAGE,
         "n_items": sum(rows["example_id"].nunique() for rows in here.values()),
         "n_seeds": max(rows["seed"].nunique() for rows in here.values()),
-        **(dict.fromkeys(("accuracy", "ci_low", "ci_high"), np.nan) if fault else _accuracy(here, results)),
+        **(dict.fromkeys(("accuracy", "ci_low", "ci_high"), np.nan) if fault else _accuracy(results, name, sets)),
         **dict.fromkeys((f"delta_vs_{reference}", "delta_low", "delta_high"), np.nan),
         **(dict.fromkeys(("tool_call_rate", "tool_success_rate"), np.nan) if fault else _tool_rates(here)),
         "difference": None,
@@ -135,13 +135,13 @@ def _row(results: Results, name: str, sets: Sequence[str]) -> Row:
     }
 
 
-def _accuracy(here: Mapping[str, pd.DataFrame], results: Results) -> Row:
+def _accuracy(results: Results, row: str, sets: Sequence[str]) -> Row:
     statistics = results.config.statistics
-    by_set = {name: scores(rows) for name, rows in here.items()}
+    by_set = {name: results.scores(row, name) for name in sets}
     if len(by_set) > 1:
         average = macro_average(
             by_set,
-            clusters={name: clusters(rows) for name, rows in here.items()},
+            clusters={name: results.clusters(row, name) for name in sets},
             level=statistics.level,
             seed=statistics.seed,
             draws=statistics.bootstrap_draws,
@@ -196,6 +196,6 @@ def _difference_row(results: Results, method: str, baseline: str) -> Row:
     if fault:
         return row | dict.fromkeys(names, np.nan) | {"difference": None, "fault": fault}
     found = difference(results, method, baseline, results.sets)
-    ours, theirs = (np.hstack([scores(results.of(name, each)) for each in results.sets]) for name in (method, baseline))
+    ours, theirs = (np.hstack([results.scores(name, each) for each in results.sets]) for name in (method, baseline))
     values = (found.delta, found.low, found.high, found.p, mcnemar(ours, theirs).p, _detectable(found, results))
     return row | dict(zip(names, values, strict=True)) | {"difference": found, "fault": None}

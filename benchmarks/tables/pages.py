@@ -119,7 +119,8 @@ def image_help_page(results: Results) -> Table:
     )
     caption = (
         "Did the image help? Accuracy in percent with the tool, with the original image returned in the edited one's "
-        "place, and without tools. Gain: questions that only the edited image gets right; harm: only the original."
+        "place, and without tools. Gain: questions that only the edited image gets right; harm: only the original. A "
+        "policy that learned from calls alone may give no answer at all without tools."
     )
     return Table("image_help", frame, caption, shown)
 

@@ -54,7 +54,10 @@ def difference_table(results: Results) -> pd.DataFrame:
         against = [_difference_row(results, method, baseline) for method in results.rows if method != baseline]
         adjusted = holm([float(str(row["p"])) for row in against])
         compared = sum(not np.isnan(p) for p in adjusted)
-        rows += [row | {"p_holm": p, "compared": compared} for row, p in zip(against, adjusted, strict=True)]
+        rows += [
+            row | {"p_holm": p, "compared": compared, "detectable": _detectable_of(row, compared, results)}
+            for row, p in zip(against, adjusted, strict=True)
+        ]
     table = pd.DataFrame(rows)
     table["verdict"] = [_verdict(row, results) for row in rows]
     return table.drop(columns=["difference", "fault", "compared"])
@@ -164,13 +167,23 @@ def _with_verdicts(table: pd.DataFrame, results: Results) -> pd.DataFrame:
     """Holm over the methods of a column, then words."""
     table["p_holm"] = table.groupby("test_set")["p"].transform(lambda p: holm(p.tolist()))
     table["compared"] = table.groupby("test_set")["p"].transform("count")
-    table["detectable"] = [_detectable(found, results) for found in table["difference"]]
+    table["detectable"] = [
+        _detectable(found, compared, results)
+        for found, compared in zip(table["difference"], table["compared"], strict=True)
+    ]
     table["verdict"] = [_verdict({str(k): v for k, v in row.items()}, results) for row in table.to_dict("records")]
     return table.drop(columns=["difference", "p", "fault", "compared"])
 
 
-def _detectable(found: PairedDifference | None, results: Results) -> float:
-    return np.nan if found is None else found.detectable(results.config.statistics.power)
+def _detectable_of(row: Row, compared: int, results: Results) -> float:
+    found = row["difference"]
+    return _detectable(found if isinstance(found, PairedDifference) else None, compared, results)
+
+
+def _detectable(found: PairedDifference | None, compared: int, results: Results) -> float:
+    """What passes Holm's first and strictest step."""
+    statistics = results.config.statistics
+    return np.nan if found is None else found.detectable(statistics.power, 1 - (1 - statistics.level) / compared)
 
 
 def _verdict(row: Row, results: Results) -> str:
@@ -197,5 +210,5 @@ def _difference_row(results: Results, method: str, baseline: str) -> Row:
         return row | dict.fromkeys(names, np.nan) | {"difference": None, "fault": fault}
     found = difference(results, method, baseline, results.sets)
     ours, theirs = (np.hstack([results.scores(name, each) for each in results.sets]) for name in (method, baseline))
-    values = (found.delta, found.low, found.high, found.p, mcnemar(ours, theirs).p, _detectable(found, results))
+    values = (found.delta, found.low, found.high, found.p, mcnemar(ours, theirs).p, np.nan)
     return row | dict(zip(names, values, strict=True)) | {"difference": found, "fault": None}

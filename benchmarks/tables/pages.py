@@ -98,7 +98,7 @@ def difference_page(results: Results) -> Table:
         "Differences of the average over the sets in points, paired by item, over items and seeds; p-values corrected "
         "over the methods compared with one baseline (Holm). Could have found: the smallest difference that this run "
         f"would have found with a chance of {results.config.statistics.power:.0%}. McNemar: over items, by the "
-        "majority of the seeds."
+        "majority of the seeds; it speaks of these training runs only, not of others."
     )
     return Table("differences", frame, caption, shown)
 

@@ -1,0 +1,100 @@
+"""The error of a difference: what it reduces to where a textbook knows the answer, and where variance is missing."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t as student
+
+from benchmarks.stats import PairedDifference, _resamples, macro_paired_difference, paired_difference, verdict
+
+
+def test_one_seed_of_unclustered_items_is_the_paired_t_test() -> None:
+    rng = np.random.default_rng(6)
+    a, b = rng.random((1, 500)) < 0.6, rng.random((1, 500)) < 0.5
+    found, items = paired_difference(a, b), a[0].astype(float) - b[0]
+    error = items.std(ddof=1) / np.sqrt(500)
+    assert found.freedom == pytest.approx(499)
+    assert 1 <= found.standard_error / error < 1.05
+    assert found.high - found.low == pytest.approx(2 * student.ppf(0.975, 499) * found.standard_error)
+
+
+def test_items_alike_leave_the_seeds_t_test() -> None:
+    # Every item of a seed comes out the same, so nothing but the seeds' means is left.
+    a = np.repeat([[0.2], [0.5], [0.8]], 400, axis=1)
+    found = paired_difference(a, np.full((1, 400), 0.5))
+    assert found.freedom == pytest.approx(2, abs=0.01)
+    assert found.standard_error == pytest.approx(0.3 / np.sqrt(3), rel=0.05)
+
+
+def test_the_chance_of_answers_is_counted_once() -> None:
+    # No run is better than another; each answers its items at random, 3 × 2000 coins a method.
+    errors = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        a, b = rng.random((3, 2000)) < 0.5, rng.random((3, 2000)) < 0.5
+        errors.append(paired_difference(a, b, draws=500).standard_error)
+    once = np.sqrt(2 * 0.25 / 6000)
+    # Where the seeds' means spread less than chance, no less than the items' part is taken: some above, not √2.
+    assert once < np.sqrt(np.mean(np.square(errors))) < 1.25 * once
+
+
+def test_there_are_never_fewer_degrees_of_freedom_than_of_the_part_known_worst() -> None:
+    rng = np.random.default_rng(10)
+    pairs = [(rng.random((3, 8)) < 0.5, rng.random((3, 8)) < 0.5) for _ in range(200)]
+    assert min(paired_difference(*pair, draws=50).freedom for pair in pairs) == 4
+
+
+@given(st.floats(0.001, 0.3), st.floats(1, 500), st.floats(0.5, 0.99), st.floats(0.8, 0.999))
+def test_power_and_the_detectable_difference_are_inverse(
+    error: float, freedom: float, power: float, level: float
+) -> None:
+    found = PairedDifference(0.0, -1.0, 1.0, 1.0, error, freedom)
+    smallest = found.detectable(power, level)
+    assert found.power(smallest, level) == pytest.approx(power, abs=0.01)
+    assert found.power(2 * smallest, level) > found.power(smallest, level)
+
+
+def test_the_interval_leaves_zero_out_just_when_p_is_below_the_level() -> None:
+    rng = np.random.default_rng(8)
+    for gain in np.linspace(0, 0.4, 30):
+        a, b = rng.random((3, 60)) < 0.4 + gain, rng.random((3, 60)) < 0.4
+        found = paired_difference(a, b, level=0.9, draws=300)
+        assert (found.low > 0 or found.high < 0) == (found.p < 0.1)
+
+
+def test_resamples_that_were_kept_change_no_byte() -> None:
+    rng = np.random.default_rng(9)
+    sets = [{name: rng.random((3, n)) < 0.5 for name, n in (("x", 30), ("y", 40))} for _ in range(2)]
+    first = macro_paired_difference(*sets, seed=5)
+    again = macro_paired_difference(*sets, seed=5)
+    _resamples.cache_clear()
+    assert first == again == macro_paired_difference(*sets, seed=5) != macro_paired_difference(*sets, seed=6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 12, 150])
+def test_equal_answers_everywhere_do_not_show_that_methods_are_equal(n: int) -> None:
+    same = paired_difference(np.ones((3, n)), np.ones((3, n)))
+    assert same.delta == 0 and same.p == 1
+    # 150 items without one difference leave room for the rule of three's 3/n, not for none.
+    assert 3 / n < same.detectable() < 20 / n
+    words = verdict(same, same.p)
+    assert words.endswith("(could have found none)" if same.detectable() > 1 else "points)")
+
+
+@pytest.mark.parametrize("n, claimed", [(1, False), (2, False), (12, True)])
+def test_items_that_all_differ_alike_are_claimed_once_they_are_several(n: int, claimed: bool) -> None:
+    found = paired_difference(np.ones((1, n)), np.zeros((1, n)))
+    assert found.delta == 1 and found.high == 1
+    assert verdict(found, found.p) == "better" if claimed else verdict(found, found.p).startswith("no difference")
+
+
+def test_verdict_says_what_could_have_been_found_and_after_how_many_comparisons() -> None:
+    found = PairedDifference(0.01, -0.02, 0.04, 0.5, 0.015, 1e9)
+    assert verdict(found, 0.5) == "no difference found (could have found ≥ 4.2 points)"
+    assert verdict(found, 0.5, comparisons=10) == "no difference found (could have found ≥ 5.5 points)"
+    assert verdict(found, 0.04) == "better" and verdict(found, 0.04, level=0.99).startswith("no difference")
+    with pytest.raises(ValueError, match="compare first"):
+        verdict(found, float("nan"))
+    with pytest.raises(ValueError, match=r"at least 0\.5"):
+        found.detectable(power=1)

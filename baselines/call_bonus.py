@@ -4,20 +4,12 @@ What a reward for calling at all achieves: IAPO with a bounded penalty for missi
 """
 
 from baselines.vtool_r1 import outcome
-from iapo.config import Config
 from iapo.methods import Method, RewardTerm
-
-
-def outcome_and_bonus(config: Config) -> list[RewardTerm]:
-    """The outcome and 1 times the weight for a call that was carried out."""
-    from iapo.tool_rewards import executed_call_bonus
-
-    return [*outcome(config), RewardTerm(executed_call_bonus, weight=config.rewards.executed_call)]
-
+from iapo.tool_rewards import executed_call_bonus
 
 METHOD = Method(
     name="call_bonus",
     summary="outcome reward + a bonus for any executed call",
-    rewards=outcome_and_bonus,
+    rewards=lambda config: [*outcome(config), RewardTerm(executed_call_bonus, weight=config.rewards.executed_call)],
     weight="rewards.executed_call",
 )

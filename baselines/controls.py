@@ -5,8 +5,8 @@ A method that beats the outcome alone by no more than these has shown nothing ab
 
 from baselines.iapo_alignment import outcome_and_alignment
 from baselines.vtool_r1 import outcome
-from iapo.config import Config
-from iapo.methods import Method, RewardTerm
+from iapo.methods import Method, RewardFunction, RewardTerm
+from iapo.tool_rewards import constant_penalty, wrong_call_penalty
 
 WEIGHT = "alignment.weight"
 """Controls weigh as much as the method that they control."""
@@ -18,18 +18,14 @@ def _control(name: str, summary: str, settings: dict[str, dict[str, str]]) -> Me
     )
 
 
-def outcome_and_wrong_call(config: Config) -> list[RewardTerm]:
-    """The outcome and a penalty that is 1 for a call on other labels than the annotated ones, or none: an oracle."""
-    from iapo.tool_rewards import wrong_call_penalty
-
-    return [*outcome(config), RewardTerm(wrong_call_penalty, weight=config.alignment.weight)]
-
-
-def outcome_and_constant(config: Config) -> list[RewardTerm]:
-    """The outcome and a penalty that is the same within every group."""
-    from iapo.tool_rewards import constant_penalty
-
-    return [*outcome(config), RewardTerm(constant_penalty, weight=config.alignment.weight)]
+def _penalty_control(name: str, summary: str, penalty: RewardFunction) -> Method:
+    return Method(
+        name,
+        summary,
+        lambda config: [*outcome(config), RewardTerm(penalty, weight=config.alignment.weight)],
+        weight=WEIGHT,
+        tuned_as="iapo",
+    )
 
 
 CONTROLS = (
@@ -37,18 +33,14 @@ CONTROLS = (
     _control("iapo_uniform", "equal shares in the teacher's place", {"alignment": {"teacher": "uniform"}}),
     _control("iapo_self", "the student's own shares: penalty 0", {"alignment": {"teacher": "self"}}),
     _control("attention_share", "attention shares instead of attributions", {"attribution": {"method": "attention"}}),
-    Method(
+    _penalty_control(
         "planted_penalty",
         "1 for no call or one on the wrong label: what a perfect penalty would do",
-        outcome_and_wrong_call,
-        weight=WEIGHT,
-        tuned_as="iapo",
+        wrong_call_penalty,
     ),
-    Method(
+    _penalty_control(
         "constant_penalty",
         "one constant per prompt: what a penalty without differences does",
-        outcome_and_constant,
-        weight=WEIGHT,
-        tuned_as="iapo",
+        constant_penalty,
     ),
 )

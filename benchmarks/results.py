@@ -58,11 +58,21 @@ class Results:
 
     def scores(self, row: str, test_set: str, column: str = "score") -> Scores:
         """[S, N] scores of a row that has no fault here, items by name."""
-        return self._keep((column, row, test_set), lambda: scores(self.of(row, test_set), column))
+
+        def pivoted() -> Scores:
+            rows = self.of(row, test_set)
+            return rows.pivot(index="seed", columns="example_id", values=column).to_numpy(np.float64)
+
+        return self._keep((column, row, test_set), pivoted)
 
     def clusters(self, row: str, test_set: str) -> list[str]:
         """[N] the figure of each item, in the order of :meth:`scores`."""
-        return self._keep(("figures", row, test_set), lambda: clusters(self.of(row, test_set)))
+
+        def figures() -> list[str]:
+            items = self.of(row, test_set)[["example_id", "figure_id"]].drop_duplicates("example_id")
+            return list(items.sort_values("example_id")["figure_id"])
+
+        return self._keep(("figures", row, test_set), figures)
 
     def _keep(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
         if key not in self._kept:
@@ -80,12 +90,6 @@ class Results:
         """The first reason why a row cannot be computed on these sets; None where it can."""
         found = (self.faults.get((row.removesuffix(NO_TOOLS), name)) for name in sets)
         return next((fault for fault in found if fault), None)
-
-
-def evaluated_runs(config: Config) -> list[tuple[str, int]]:
-    """Every (method, seed) that the table expects; policies without a training run count as seed 0."""
-    trained = [(method, seed) for method in config.methods for seed in config.seeds]
-    return [*((policy, 0) for policy in config.reference_policies), *trained]
 
 
 def records_path(folder: Path, method: str, seed: int) -> Path:
@@ -106,7 +110,7 @@ def load_results(folder: Path, config: Config, runs: Sequence[tuple[str, int]] |
         config: of the run.
         runs: which (method, seed) to expect; all of the table's when absent.
     """
-    expected = evaluated_runs(config) if runs is None else runs
+    expected = config.evaluated_runs if runs is None else runs
     frames: list[pd.DataFrame] = []
     faults: dict[tuple[str, str], str] = {}
     for method, seed in expected:
@@ -157,17 +161,6 @@ def _metrics(folder: Path, runs: Sequence[tuple[str, int]]) -> pd.DataFrame:
         if (path := metrics_path(folder, method, seed)).exists()
     ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "seed", "step"])
-
-
-def scores(rows: pd.DataFrame, column: str) -> Scores:
-    """[S, N] scores, items by name."""
-    return rows.pivot(index="seed", columns="example_id", values=column).to_numpy(np.float64)
-
-
-def clusters(rows: pd.DataFrame) -> list[str]:
-    """[N] the figure of each item, in the order of :func:`scores`."""
-    items = rows[["example_id", "figure_id"]].drop_duplicates("example_id")
-    return list(items.sort_values("example_id")["figure_id"])
 
 
 def run_record(path: Path) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from benchmarks.records import RecordsError
 from benchmarks.results import (
     NO_TOOLS,
     Results,
-    evaluated_runs,
     load_results,
     metrics_path,
     recorded_config,
@@ -27,8 +26,7 @@ from benchmarks.results import (
 from benchmarks.tables.ablations import ablation_table
 from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import AVERAGE, REPORTED, difference_table, main_table
-from benchmarks.tables.training import cost_table, dynamics_table, tuning_table
-from iapo.config import ablation_name
+from benchmarks.tables.training import cost_records, cost_table, dynamics_table, tuning_table
 from iapo.provenance import sha256_file
 
 _ITEMS_SHOWN = 5
@@ -86,10 +84,7 @@ def trace(path: Path, wanted: Mapping[str, str], column: str) -> str:
 
 def _results(folder: Path, name: str) -> Results:
     config = recorded_config(folder)
-    runs = evaluated_runs(config)
-    if name == "ablations":
-        runs = [(method, seed) for method in [config.ablations.method, *config.ablated] for seed in config.seeds]
-    return load_results(folder, config, runs)
+    return load_results(folder, config, config.ablation_runs if name == "ablations" else None)
 
 
 def _row(table: pd.DataFrame, wanted: Mapping[str, str], path: Path) -> int:
@@ -163,14 +158,10 @@ def _of_dynamics(results: Results, row: Mapping[str, str]) -> Behind:
 
 
 def _of_cost(results: Results, row: Mapping[str, str]) -> Behind:
-    runs = [metrics_path(results.folder, row["what"], seed) for seed in results.config.seeds]
-    if row["what"] in results.config.methods:
-        return Behind([], [], [file for path in runs for file in (path, path.with_name("model.run.json"))])
-    everywhere = [path for pattern in _SHARED for path in sorted(results.folder.glob(pattern))]
-    return Behind([], [], everywhere)
-
-
-_SHARED = ("models/*/cold.run.json", "teacher/**/*.run.json", "tuning/*.run.json", "eval/*/seed*/*.run.json")
+    what = row["what"]
+    seeds = results.config.seeds if what in results.config.methods else ()
+    metrics = [metrics_path(results.folder, what, seed) for seed in seeds]
+    return Behind([], [], [*metrics, *cost_records(results, what)])
 
 
 def _of_tuning(results: Results, row: Mapping[str, str]) -> Behind:
@@ -187,12 +178,8 @@ def _of_reported(results: Results, row: Mapping[str, str]) -> Behind:
 
 def _of_ablations(results: Results, row: Mapping[str, str]) -> Behind:
     base = results.config.ablations.method
-    names = {
-        (key, str(value)): ablation_name(key, value)
-        for key, values in results.config.ablations.grid.items()
-        for value in values
-    }
-    own = names.get((row["setting"], row["value"]))
+    wanted = row["setting"], row["value"]
+    own = next((name for name, (key, v) in results.config.ablated.items() if (key, str(v)) == wanted), None)
     return Behind([own, base] if own else [base], results.sets, [])
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-from iapo.config import Partition
+from iapo.config_method import Partition
 from iapo.processor import IMAGE_TOKEN
 from iapo.prompts import Message
 from iapo.types import Figure

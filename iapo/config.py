@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
+from iapo.config_method import AlignmentConfig, AttributionConfig, RewardsConfig, TrainConfig, VerifierConfig
 from iapo.config_world import (
     SETTINGS,
     ColdStartConfig,
@@ -27,142 +28,6 @@ from iapo.config_world import (
     Rate,
 )
 from iapo.types import TEST_SETS
-
-Baseline = Literal["pad_image_mean", "pad", "mean_embedding", "zero", "flat_image"]
-"""Start of the path: pad embedding for text with the image's mean token; pad everywhere; the vocabulary's
-mean with the image's mean token; zero everywhere; pad with the features of a grey image."""
-Partition = Literal["prit", "items", "labels"]
-"""Which tokens of a prompt are summed together."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class TrainConfig:
-    """One GRPO run through TRL, the same for every method."""
-
-    steps: Count = 60
-    """Optimizer steps."""
-    learning_rate: Positive = 5e-4
-    """Constant after warm-up. 3e-3 collapses tiny models."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 3
-    """Linear warm-up, steps."""
-    groups_per_step: Count = 8
-    """Prompts a step."""
-    prompts_per_set: Count = 40
-    """Training questions per set that are rolled out, the first of the train split."""
-    group_size: Annotated[int, Field(ge=2)] = 8
-    """Rollouts a prompt (G in GRPO)."""
-    temperature: Positive = 1.0
-    """Sampling temperature of the rollouts."""
-    max_completion_length: Count = 48
-    """Tokens of both turns and the tool's answer, image tokens included; checked against the data."""
-    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
-    """TRL's loss aggregation."""
-    scale_rewards: Literal["group", "batch", "none"] = "group"
-    """What the advantage is divided by."""
-    outcome_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the outcome reward; 0 shows what a method's other rewards do alone."""
-    kl_beta: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL to the starting policy."""
-    train_turns: Literal["both", "tool", "answer"] = "both"
-    """Which turns reach the loss: all, the first, or the last (as VTool-R1's code). A rollout without a call has one
-    turn, which is both."""
-    save_every: Count = 10
-    """Steps between resumable checkpoints."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class AttributionConfig:
-    """Attribution of the tool call over the prompt's blocks. Defaults are the student's.
-
-    Student and teacher must share everything but the points: the baseline moves the distribution more than any
-    quadrature.
-    """
-
-    method: Literal["integrated_gradients", "shapley", "attention"] = "integrated_gradients"
-    """shapley: exact over the four blocks by 16 forward passes, another quantity. attention: a control."""
-    points: Count = 8
-    """Points on the path from baseline to input."""
-    quadrature: Literal["midpoint", "gauss_legendre"] = "midpoint"
-    """Where the points lie. Midpoints are reused when a row is refined; Gauss–Legendre needs fewer of them."""
-    tolerance: Positive = 0.15
-    """Completeness error above which a row's points are tripled once, no unit."""
-    baseline: Baseline = "pad_image_mean"
-    """Text and image tokens at the path's start. zero is no baseline under RMSNorm: completeness fails."""
-    blocks: Partition = "prit"
-    """prit: four. items: every image and tool definition its own. labels: labels in text and image apart."""
-    target: Literal["call", "turn"] = "call"
-    """What is attributed: the tool calls with their tags, or all that the turn says."""
-    tokens_per_forward: Count = 2048
-    """Points × calls × length in one forward pass; bounds memory, never the result."""
-    most_tokens: Count = 16384
-    """Longest prompt and call; a longer one is left out, with its group, and counted. A forward pass holds at least
-    one point of one prompt: 8,000 tokens took under 1 GB on mini's models."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class AlignmentConfig:
-    """From two attributions to one penalty."""
-
-    weight: Annotated[float, Field(ge=0)] = 0.5
-    """Lambda: penalty subtracted from the outcome reward, reward units per unit divergence. Assumed."""
-    weight_end: Annotated[float, Field(ge=0)] | None = None
-    """Lambda at the last step, reached linearly; null keeps it constant."""
-    divergence: Literal["js", "kl_student_teacher", "kl_teacher_student"] = "js"
-    """js is divided by ln 2 and bounded by 1. The paper uses a KL whose direction is not public."""
-    most: Positive | None = None
-    """Larger divergences are cut to this; null leaves them."""
-    smoothing: Positive = 1e-3
-    """Mass added to every block before renormalising, no unit."""
-    aggregation: Literal["signed", "l1", "length_normalised"] = "signed"
-    """A block's magnitude: of its signed sum, the sum of magnitudes, or the signed sum per token."""
-    reference: Literal["same_call", "teacher_call"] = "same_call"
-    """The teacher's attribution of the student's call (the paper), or of the teacher's own first call."""
-    contrastive: bool = False
-    """Attribute a call minus the mean of its alternatives: the group's other calls, the cached other calls."""
-    normalise: Literal["none", "batch"] = "none"
-    """batch: the penalty enters as its z-score over the step's rollouts."""
-    missing_call: Literal["group_mean", "bound"] = "group_mean"
-    """Penalty of a rollout without a valid call: its group's mean, or the bound (1, or `most`)."""
-    every_nth_group: Count = 1
-    """Attribute every n-th group of a step; the others get no penalty."""
-    loss_weight: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the divergence as a differentiable loss beside the policy's, four points, a call a group."""
-    teacher: Literal["cache", "shuffled", "uniform", "self"] = "cache"
-    """Controls: another prompt's row, equal shares, the student's own shares (penalty 0)."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class RewardsConfig:
-    """What the tool rewards of the baselines weigh beside the outcome's 1; `tuning` scales them on the dev split."""
-
-    failed_call: Annotated[float, Field(ge=0)] = 0.5
-    """ToRL: subtracted where a call does not parse, validate or execute. The paper's value is not public."""
-    verdict: Annotated[float, Field(ge=0)] = 0.5
-    """TRM: times the verifier's verdict on the tool use, 0 or 1. Assumed."""
-    exact_match: Annotated[float, Field(ge=0)] = 1.0
-    """Exact match: added where the call names the annotated labels."""
-    executed_call: Annotated[float, Field(ge=0)] = 0.5
-    """Call bonus: added where a call was carried out, whatever it shows."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class VerifierConfig:
-    """Who judges a tool use for `trm`."""
-
-    kind: Literal["teacher", "server"] = "teacher"
-    """teacher: can the trained teacher answer from the student's edited image? server: an OpenAI-compatible one."""
-    base_url: str = "http://localhost:8000/v1"
-    """Of the server."""
-    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
-    """The server's name of the judge. Assumed."""
-    key_variable: str = "OPENAI_API_KEY"
-    """Environment variable with the server's key; unset sends a placeholder, as local servers want."""
-    timeout: Positive = 60.0
-    """Longest wait for one reply, seconds."""
-    retries: Annotated[int, Field(ge=0)] = 3
-    """Further attempts after a failure or a reply without a verdict."""
-    most_failures: Rate = 0.05
-    """Share of questions without a verdict above which training stops, once 20 were asked."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -346,18 +211,31 @@ class Config:
         return ("untrained", "teacher_untrained", "teacher", *(["api"] if self.evaluation.api_model else []))
 
     @property
-    def ablated(self) -> list[str]:
-        """Names of the variants of the ablation grid."""
-        return [ablation_name(key, value) for key, values in self.ablations.grid.items() for value in values]
+    def trained_runs(self) -> list[tuple[str, int]]:
+        """Every (method, seed) that is trained for the table."""
+        return [(method, seed) for method in self.methods for seed in self.seeds]
+
+    @property
+    def evaluated_runs(self) -> list[tuple[str, int]]:
+        """Every (method, seed) in the table; policies without a training run of their own count as seed 0."""
+        return [*((policy, 0) for policy in self.reference_policies), *self.trained_runs]
+
+    @property
+    def ablation_runs(self) -> list[tuple[str, int]]:
+        """Every (method, seed) in the table of the ablations."""
+        return [(method, seed) for method in (self.ablations.method, *self.ablated) for seed in self.seeds]
+
+    @property
+    def ablated(self) -> dict[str, tuple[str, Any]]:
+        """Name → key and value of each variant of the ablation grid."""
+        return {
+            _ablation_name(key, value): (key, value) for key, values in self.ablations.grid.items() for value in values
+        }
 
     @property
     def all_variants(self) -> dict[str, Variant]:
         """The configured variants and those of the ablation grid, by name."""
-        ablated = {
-            ablation_name(key, value): Variant(self.ablations.method, nested(key, value))
-            for key, values in self.ablations.grid.items()
-            for value in values
-        }
+        ablated = {name: Variant(self.ablations.method, nested(*setting)) for name, setting in self.ablated.items()}
         return ablated | self.variants
 
     @property
@@ -377,7 +255,7 @@ def nested(key: str, value: object) -> dict[str, Any]:
     return {section: {name: value}}
 
 
-def ablation_name(key: str, value: object) -> str:
+def _ablation_name(key: str, value: object) -> str:
     """``("alignment.weight", 0.1)`` → ``alignment_weight_0p1``: a variant's name and folder."""
     text = f"{key.replace('.', '_')}_{str(value).lower().replace('.', 'p')}"
     return "".join(c if c.isalnum() else "_" for c in text)

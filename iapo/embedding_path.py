@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 
-from iapo.config import Baseline
+from iapo.config_method import Baseline
 
 
 @dataclass(frozen=True)

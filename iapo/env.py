@@ -18,11 +18,8 @@ from transformers.utils import get_json_schema
 
 from iapo.data.store import figure_from_json
 from iapo.prompts import Message
-from iapo.tools import Tool, apply, parse_turn, tools_for
+from iapo.tools import CALL_TOKEN, Tool, apply, parse_turn, tagged, tools_for
 from iapo.types import FigureKind, ToolCall
-
-CALL_TOKEN = "<tool_call>"
-"""What every call begins with; a single token of Qwen's vocabularies and of the tiny models'."""
 
 
 class ToolError(ValueError):
@@ -55,7 +52,7 @@ class FigureEnvironment:
     def _focus(self, tool: Tool, arguments: dict[str, Any]) -> list[dict[str, Any]]:
         """Validate and apply one call; the edited figure as message content."""
         # The one parser reads this call too, so a call means the same wherever it comes from.
-        turn = parse_turn(_hermes(tool.name, arguments))
+        turn = parse_turn(tagged(json.dumps({"name": tool.name, "arguments": arguments})))
         error = turn.error
         if error is None:
             self._calls.extend(turn.calls)
@@ -75,10 +72,6 @@ class FigureEnvironment:
     def succeeded(self) -> bool:
         """Whether tools ran in this rollout and none failed."""
         return bool(self._calls) and not self._errors
-
-
-def _hermes(name: str, arguments: dict[str, Any]) -> str:
-    return f"{CALL_TOKEN}{json.dumps({'name': name, 'arguments': arguments})}</tool_call>"
 
 
 def _tool_method(tool: Tool) -> Callable[..., list[dict[str, Any]]]:

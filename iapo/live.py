@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iapo.block_sums import Sums, attributed_sums
-from iapo.config import AlignmentConfig, AttributionConfig, Partition
+from iapo.config_method import AlignmentConfig, AttributionConfig, Partition
 from iapo.probe import SampledCall
 from iapo.prompts import prompt_messages
 from iapo.rewards import penalties_of_calls

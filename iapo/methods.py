@@ -30,7 +30,7 @@ class Method:
     summary: str
     """One line with its source."""
     rewards: Callable[[Config], Sequence[RewardTerm]]
-    """Imports its reward functions when called, since those need torch."""
+    """Called when a policy trains; what needs torch is imported in it."""
     uses_teacher: bool = False
     """Whether its rewards compare attributions with the cached teacher's."""
     uses_verifier: bool = False

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import torch
 
 from iapo.progress import Progress
-from iapo.prompts import prompt_messages
+from iapo.prompts import open_image
 from iapo.provenance import atomic_write
-from iapo.rollout import encode_prompt, generate_turn
+from iapo.rollout import encode_examples, generate_turn
 from iapo.tools import parse_turn
 from iapo.types import Example, ToolCall
 
@@ -69,7 +69,7 @@ def sample_calls(
     with Progress(len(examples), "sample calls", unit="prompt") as progress:
         for start in range(0, len(examples), _TOGETHER):
             chunk = examples[start : start + _TOGETHER]
-            prompts = [encode_prompt(processor, prompt_messages(each), each.figure.kind) for each in chunk]
+            prompts = encode_examples(processor, chunk, [open_image(example) for example in chunk])
             turns = generate_turn(
                 model,
                 processor,

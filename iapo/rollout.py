@@ -22,9 +22,10 @@ from trl.chat_template_utils import parse_response
 from trl.data_utils import prepare_multimodal_messages
 
 from iapo.data.store import figure_to_json
-from iapo.env import CALL_TOKEN, ENVIRONMENTS, FigureEnvironment, answer_tool_calls, attempts_call, tool_schemas
+from iapo.env import ENVIRONMENTS, FigureEnvironment, answer_tool_calls, attempts_call, tool_schemas
 from iapo.processor import IMAGE_TOKEN, UNSAMPLED_TOKENS
 from iapo.prompts import Message, open_image, prompt_messages
+from iapo.tools import CALL_TOKEN
 from iapo.types import Example, FigureKind, ToolCall
 
 
@@ -175,7 +176,7 @@ def roll_out(
         for example, prompt, turn, environment in zip(examples, prompts, first, environments, strict=True)
     ]
     continued = {
-        i: _continue(processor, prompts[i], first[i], messages[1:])
+        i: continue_prompt(processor, prompts[i], first[i], messages[1:])
         for i, messages in enumerate(conversations)
         if len(messages) > 1
     }
@@ -259,7 +260,7 @@ def _first_turn(
     return [message, *answer_tool_calls(environment, message.get("tool_calls") or [])]
 
 
-def _continue(
+def continue_prompt(
     processor: Any, prompt: EncodedPrompt, turn: list[int], tool_messages: Sequence[Message]
 ) -> EncodedPrompt:
     """The conversation with the tool's answers appended, ready for the next turn."""

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from iapo.tools import parse_turn
+from iapo.tools import parse_turn, tagged
 from iapo.types import CallStatus, ToolCall
 
 
@@ -93,11 +93,7 @@ def _names(messages: Sequence[dict[str, Any]], labels: Sequence[str]) -> bool:
 def _first_calls(messages: Sequence[dict[str, Any]]) -> list[ToolCall]:
     asked = messages[0].get("tool_calls") or [] if messages else []
     calls = [each["function"] for each in asked]
-    return [
-        call
-        for function in calls
-        for call in parse_turn(f"<tool_call>{json.dumps(function, ensure_ascii=False)}</tool_call>").calls
-    ]
+    return [call for function in calls for call in parse_turn(tagged(json.dumps(function, ensure_ascii=False))).calls]
 
 
 def _texts(prompt: Any) -> list[str]:

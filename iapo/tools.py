@@ -80,7 +80,8 @@ def tools_for(kind: FigureKind) -> tuple[Tool, ...]:
     return tuple(tool for tool in TOOLS.values() if tool.family in _FAMILIES[kind])
 
 
-_OPENING = "<tool_call>"
+CALL_TOKEN = "<tool_call>"
+"""What every call begins with; a single token of Qwen's vocabularies and of the tiny models'."""
 _TAG = re.compile(r"</?tool_call>")
 
 
@@ -111,7 +112,7 @@ def _blocks(text: str) -> Iterable[str]:
     """The texts between paired tags."""
     start: int | None = None
     for tag in _TAG.finditer(text):
-        if tag.group() == _OPENING:
+        if tag.group() == CALL_TOKEN:
             if start is not None:
                 raise _CallError("found <tool_call> inside a tool call; expected </tool_call> first")
             start = tag.end()
@@ -176,7 +177,12 @@ def canonical(call: ToolCall) -> str:
 def render_call(call: ToolCall) -> str:
     """The call as a model writes it; :func:`parse_turn` reads it back."""
     body = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
-    return f"{_OPENING}{body}</tool_call>"
+    return tagged(body)
+
+
+def tagged(body: str) -> str:
+    """A call's JSON between its tags, as a turn holds it."""
+    return f"{CALL_TOKEN}{body}</tool_call>"
 
 
 def is_noop(figure: Figure, call: ToolCall) -> bool:

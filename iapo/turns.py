@@ -18,7 +18,7 @@ from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
 from iapo.blocks import NO_BLOCK, block_ids
-from iapo.config import Partition
+from iapo.config_method import Partition
 from iapo.data.store import figure_from_json
 from iapo.env import tool_schemas
 from iapo.processor import IMAGE_TOKEN

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from PIL import Image
 from trl.data_utils import prepare_multimodal_messages
 
@@ -28,9 +27,9 @@ from iapo.answers import extract, score
 from iapo.config import VerifierConfig
 from iapo.prompts import Message
 from iapo.provenance import atomic_write
-from iapo.rollout import EncodedPrompt, encode_prompt, generate_turn, tool_suffix_ids
+from iapo.rollout import EncodedPrompt, continue_prompt, encode_prompt, generate_turn
 from iapo.teacher import turn_ids
-from iapo.tools import canonical
+from iapo.tools import canonical, tagged
 from iapo.types import ToolCall
 
 _TOGETHER = 32
@@ -64,7 +63,7 @@ class ToolUse:
     @property
     def text(self) -> str:
         """The calls as a turn writes them, in canonical form."""
-        return "".join(f"<tool_call>{call}</tool_call>" for call in self.key[1])
+        return "".join(map(tagged, self.key[1]))
 
     @property
     def question(self) -> str:
@@ -169,14 +168,7 @@ class TeacherVerifier:
     def _continued(self, prompt: EncodedPrompt, use: ToolUse) -> EncodedPrompt:
         content = [{"type": "image", "image": use.image}]
         answer: Message = {"role": "tool", "name": use.calls[-1].name, "content": content}
-        edited = self._processor.image_processor(images=[use.image], return_tensors="pt")
-        return EncodedPrompt(
-            prompt.input_ids
-            + turn_ids(self._processor.tokenizer, use.text)
-            + tool_suffix_ids(self._processor, [answer]),
-            torch.cat([prompt.pixel_values, edited["pixel_values"]]),
-            torch.cat([prompt.image_grid_thw, edited["image_grid_thw"]]),
-        )
+        return continue_prompt(self._processor, prompt, turn_ids(self._processor.tokenizer, use.text), [answer])
 
 
 _QUESTION = """\

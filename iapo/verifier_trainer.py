@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from iapo.trainer import FigureTrainer
+from iapo.trainer import FigureTrainer, call_status
 from iapo.turns import TurnMixin
 from iapo.verifier import ToolUse, Verifier, VerifierGuard
 
@@ -57,7 +57,7 @@ class VerifierMixin(TurnMixin):
         return {
             i: ToolUse(row, tuple(turn.calls), environment._image)
             for i, (row, turn, environment) in enumerate(zip(inputs, self.tool_turns, environments, strict=True))
-            if turn.calls and environment.succeeded
+            if call_status(turn.text, environment.succeeded) == "executed"
         }
 
 

@@ -14,8 +14,8 @@ from iapo.alignment import BLOCKS, distribution
 from iapo.answers import extract, score
 from iapo.config import AttributionConfig
 from iapo.data.hints import figure_labels, hint_of, with_hint
-from iapo.prompts import prompt_messages
-from iapo.rollout import encode_prompt, generate_turn, roll_out
+from iapo.prompts import open_image, prompt_messages
+from iapo.rollout import encode_examples, encode_prompt, generate_turn, roll_out
 from iapo.teacher import score_turns, turn_ids
 from iapo.tools import parse_turn
 from iapo.turns import ToolTurn, example_inputs
@@ -72,7 +72,7 @@ def measure(model: Any, processor: Any, examples: Sequence[Example], *, turn_tok
 
 def called_labels(model: Any, processor: Any, examples: Sequence[Example], turn_tokens: int) -> list[str | None]:
     """The first label of each prompt's greedy call; None where there is none."""
-    prompts = [encode_prompt(processor, prompt_messages(each), each.figure.kind) for each in examples]
+    prompts = encode_examples(processor, examples, [open_image(example) for example in examples])
     turns = generate_turn(model, processor, prompts, most_tokens=turn_tokens)
     calls = [parse_turn(processor.tokenizer.decode(turn, skip_special_tokens=True)).calls for turn in turns]
     return [found[0].labels[0] if found and found[0].labels else None for found in calls]

@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.results import Results
-from benchmarks.stats import holm, verdict
-from benchmarks.tables.main import NOT_COMPUTED, difference
-from iapo.config import ablation_name
+from benchmarks.tables.main import difference, with_verdicts
 
 Row = dict[str, object]
 
@@ -19,32 +17,21 @@ def ablation_table(results: Results) -> pd.DataFrame:
     Args:
         results: with the runs of the ablated variants and of the method itself.
     """
-    base, statistics = results.config.ablations.method, results.config.statistics
-    rows: list[Row] = [{"setting": "as configured", "value": "", **_figures(results, base)}]
-    differences = []
-    for key, values in results.config.ablations.grid.items():
-        for value in values:
-            name = ablation_name(key, value)
-            row: Row = {"setting": key, "value": str(value), **_figures(results, name)}
-            fault = results.fault(name, results.sets) or results.fault(base, results.sets)
-            found = None if fault else difference(results, name, base, results.sets)
-            if found is not None:
-                row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p}
-            rows.append(row | {"fault": fault})
-            differences.append(found)
-    table = pd.DataFrame(rows)
-    adjusted = holm([np.nan if found is None else found.p for found in differences])
-    compared = sum(found is not None for found in differences)
-    table["verdict"] = [
-        "",
-        *(
-            f"{NOT_COMPUTED}{row['fault']}"
-            if found is None
-            else verdict(found, p, level=statistics.level, power=statistics.power, comparisons=compared)
-            for row, found, p in zip(rows[1:], differences, adjusted, strict=True)
-        ),
-    ]
-    return table.drop(columns=["fault"], errors="ignore")
+    base = results.config.ablations.method
+    rows: list[Row] = [{"setting": "as configured", "value": "", **_figures(results, base), **_NOTHING}]
+    for name, (key, value) in results.config.ablated.items():
+        row: Row = {"setting": key, "value": str(value), **_figures(results, name), **_NOTHING}
+        fault = results.fault(name, results.sets) or results.fault(base, results.sets)
+        if fault is None:
+            found = difference(results, name, base, results.sets)
+            row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p, "difference": found}
+        rows.append(row | {"fault": fault})
+    table = with_verdicts(pd.DataFrame(rows).assign(family="all"), "family", results)
+    return table.drop(columns=["family", "difference", "fault", "p_holm", "detectable"])
+
+
+_NOTHING: Row = dict.fromkeys(("delta", "low", "high", "p"), np.nan) | {"difference": None, "fault": None}
+"""Of a row that is compared with none."""
 
 
 def _figures(results: Results, name: str) -> Row:

@@ -40,7 +40,7 @@ def main_table(results: Results) -> pd.DataFrame:
     rows = [_row(results, name, sets) for name in results.rows for sets in _columns(results)]
     table = pd.DataFrame(rows)
     table["profile"] = results.config.profile
-    table = _with_verdicts(table, results)
+    table = with_verdicts(table, "test_set", results).drop(columns=["difference", "p", "fault"])
     table = table.merge(published(), how="left", on=["method", "test_set"])
     warnings = method_flags(results)
     table["flags"] = [warnings.get(method, "") for method in table["method"]]
@@ -49,18 +49,9 @@ def main_table(results: Results) -> pd.DataFrame:
 
 def difference_table(results: Results) -> pd.DataFrame:
     """Every method against every other on the average over the sets; Holm over the methods of one baseline."""
-    rows: list[Row] = []
-    for baseline in results.config.methods:
-        against = [_difference_row(results, method, baseline) for method in results.rows if method != baseline]
-        adjusted = holm([float(str(row["p"])) for row in against])
-        compared = sum(not np.isnan(p) for p in adjusted)
-        rows += [
-            row | {"p_holm": p, "compared": compared, "detectable": _detectable_of(row, compared, results)}
-            for row, p in zip(against, adjusted, strict=True)
-        ]
-    table = pd.DataFrame(rows)
-    table["verdict"] = [_verdict(row, results) for row in rows]
-    return table.drop(columns=["difference", "fault", "compared"])
+    pairs = [(m, baseline) for baseline in results.config.methods for m in results.rows if m != baseline]
+    table = with_verdicts(pd.DataFrame([_difference_row(results, *pair) for pair in pairs]), "baseline", results)
+    return table.drop(columns=["difference", "fault"])
 
 
 def published() -> pd.DataFrame:
@@ -163,52 +154,42 @@ def _tool_rates(here: Mapping[str, pd.DataFrame]) -> Row:
     return {"tool_call_rate": called, "tool_success_rate": succeeded / called if called else np.nan}
 
 
-def _with_verdicts(table: pd.DataFrame, results: Results) -> pd.DataFrame:
-    """Holm over the methods of a column, then words."""
-    table["p_holm"] = table.groupby("test_set")["p"].transform(lambda p: holm(p.tolist()))
-    table["compared"] = table.groupby("test_set")["p"].transform("count")
-    table["detectable"] = [
-        _detectable(found, compared, results)
-        for found, compared in zip(table["difference"], table["compared"], strict=True)
-    ]
-    table["verdict"] = [_verdict({str(k): v for k, v in row.items()}, results) for row in table.to_dict("records")]
-    return table.drop(columns=["difference", "p", "fault", "compared"])
+def with_verdicts(table: pd.DataFrame, family: str, results: Results) -> pd.DataFrame:
+    """Holm over the rows that share a value of ``family``, what each could have found, then words.
 
+    Args:
+        table: with the columns ``difference`` (None where nothing was compared), ``p`` and ``fault``.
+        family: the column that says which rows are corrected together.
+        results: for the level and the power.
 
-def _detectable_of(row: Row, compared: int, results: Results) -> float:
-    found = row["difference"]
-    return _detectable(found if isinstance(found, PairedDifference) else None, compared, results)
-
-
-def _detectable(found: PairedDifference | None, compared: int, results: Results) -> float:
-    """What passes Holm's first and strictest step."""
+    Returns:
+        The table with ``p_holm``, ``detectable`` and ``verdict``. Detectable is what passes Holm's first and
+        strictest step.
+    """
     statistics = results.config.statistics
-    return np.nan if found is None else found.detectable(statistics.power, 1 - (1 - statistics.level) / compared)
-
-
-def _verdict(row: Row, results: Results) -> str:
-    if row["fault"]:
-        return f"{NOT_COMPUTED}{row['fault']}"
-    found = row["difference"]
-    if not isinstance(found, PairedDifference):
-        return ""
-    statistics = results.config.statistics
-    return verdict(
-        found,
-        float(str(row["p_holm"])),
-        level=statistics.level,
-        power=statistics.power,
-        comparisons=int(str(row["compared"])),
-    )
+    by_family = table.groupby(family)["p"]
+    adjusted, compared = by_family.transform(lambda p: holm(p.tolist())), by_family.transform("count")
+    detectable, words = [], []
+    for found, fault, p, count in zip(table["difference"], table["fault"], adjusted, compared, strict=True):
+        known = isinstance(found, PairedDifference)
+        strictest = 1 - (1 - statistics.level) / max(1, count)
+        detectable.append(found.detectable(statistics.power, strictest) if known else np.nan)
+        if fault:
+            words.append(f"{NOT_COMPUTED}{fault}")
+        elif known:
+            words.append(verdict(found, p, level=statistics.level, power=statistics.power, comparisons=count))
+        else:
+            words.append("")
+    return table.assign(p_holm=adjusted, detectable=detectable, verdict=words)
 
 
 def _difference_row(results: Results, method: str, baseline: str) -> Row:
     fault = results.fault(method, results.sets) or results.fault(baseline, results.sets)
     row: Row = {"method": method, "baseline": baseline}
-    names = ("delta", "low", "high", "p", "mcnemar_p", "detectable")
+    names = ("delta", "low", "high", "p", "mcnemar_p")
     if fault:
         return row | dict.fromkeys(names, np.nan) | {"difference": None, "fault": fault}
     found = difference(results, method, baseline, results.sets)
     ours, theirs = (np.hstack([results.scores(name, each) for each in results.sets]) for name in (method, baseline))
-    values = (found.delta, found.low, found.high, found.p, mcnemar(ours, theirs).p, np.nan)
+    values = (found.delta, found.low, found.high, found.p, mcnemar(ours, theirs).p)
     return row | dict(zip(names, values, strict=True)) | {"difference": found, "fault": None}

@@ -154,20 +154,15 @@ def _watched(steps: pd.DataFrame) -> dict[str, str]:
 def cost_page(results: Results) -> Table:
     """What it took."""
     frame = cost_table(results)
-    columns = {"attribution_share": "of which attribution", "verifier_share": "of which verifier"}
     shown = pd.DataFrame(
         {
             "what": frame["what"],
             "runs": frame["runs"].astype(str),
             "hours": [f"{number(r['hours'])} {r['device']}" for r in frame.to_dict("records")],
             "seconds a run": [number(value, 0) for value in frame["seconds_per_run"]],
-            "seconds a step": [number(value) for value in frame.get("seconds_per_step", pd.Series(dtype=float))]
-            or NOTHING,
-            **{
-                name: [percent(value, 0) for value in frame[column]]
-                for column, name in columns.items()
-                if column in frame
-            },
+            "seconds a step": [number(value) for value in frame["seconds_per_step"]],
+            "of which attribution": [percent(value, 0) for value in frame["attribution_share"]],
+            "of which verifier": [percent(value, 0) for value in frame["verifier_share"]],
         }
     )
     caption = (

@@ -44,20 +44,28 @@ def cost_table(results: Results) -> pd.DataFrame:
         ``seconds_per_run``, ``seconds_per_step`` (medians); ``attribution_share`` and ``verifier_share`` of the
         step time.
     """
-    folder = results.folder
-    shared = {
-        "cold starts": sorted(folder.glob("models/*/cold.run.json")),
-        "teachers": sorted(folder.glob("teacher/seed*/model.run.json")),
-        "teacher cache": [*sorted(folder.glob("teacher/*.run.json")), *sorted(folder.glob("teacher/cache/*.run.json"))],
-        "weights on the dev split": sorted(folder.glob("tuning/*.run.json")),
-        "evaluation": sorted(folder.glob("eval/*/seed*/records.run.json")),
-    }
     rows = [
-        _cost(name, [metrics_path(folder, name, seed).with_name("model.run.json") for seed in results.config.seeds])
-        | _shares(results.metrics[results.metrics["method"] == name])
-        for name in results.config.methods
+        _cost(name, cost_records(results, name)) | _shares(results.metrics[results.metrics["method"] == name])
+        for name in (*results.config.methods, *_SHARED)
     ]
-    return pd.DataFrame([*rows, *(_cost(name, records) for name, records in shared.items())])
+    return pd.DataFrame(rows)
+
+
+_SHARED = {
+    "cold starts": ("models/*/cold.run.json",),
+    "teachers": ("teacher/seed*/model.run.json",),
+    "teacher cache": ("teacher/*.run.json", "teacher/cache/*.run.json"),
+    "weights on the dev split": ("tuning/*.run.json",),
+    "evaluation": ("eval/*/seed*/records.run.json",),
+}
+"""What is made once for all methods → its run records."""
+
+
+def cost_records(results: Results, what: str) -> list[Path]:
+    """The run records behind a row of the cost table, whether they are there or not."""
+    if what in _SHARED:
+        return [path for pattern in _SHARED[what] for path in sorted(results.folder.glob(pattern))]
+    return [metrics_path(results.folder, what, seed).with_name("model.run.json") for seed in results.config.seeds]
 
 
 def tuning_table(folder: Path) -> pd.DataFrame:
@@ -95,7 +103,7 @@ def _shares(metrics: pd.DataFrame) -> Row:
 
     step = total("seconds/step")
     if not step:
-        return {}
+        return dict.fromkeys(("seconds_per_step", "attribution_share", "verifier_share"), np.nan)
     return {
         "seconds_per_step": metrics["seconds/step"].median(),
         "attribution_share": total("seconds/attribution") / step,

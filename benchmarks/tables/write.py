@@ -68,8 +68,6 @@ def write_ablations(folder: Path, config: Config) -> str:
         folder: ``results/<profile>``.
         config: of the run, with its grid.
     """
-    methods = [config.ablations.method, *config.ablated]
-    results = load_results(folder, config, [(method, seed) for method in methods for seed in config.seeds])
-    table = pages.ablation_page(results)
+    table = pages.ablation_page(load_results(folder, config, config.ablation_runs))
     write(table, folder / "tables")
     return markdown(table)

@@ -16,7 +16,7 @@ from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import AVERAGE, difference_table, main_table, published
 from benchmarks.tables.render import Table, latex, markdown, write
 from benchmarks.tables.training import cost_table, dynamics_table, tuning_table
-from benchmarks.tables.write import write_all
+from benchmarks.tables.write import write_ablations, write_all
 from benchmarks.trace import TraceError, main, trace
 from iapo.config import AblationConfig, Config
 from iapo.provenance import ROOT, write_json
@@ -205,7 +205,15 @@ def test_published_numbers_have_a_source_and_stay_in_their_column() -> None:
     assert rows["reported"].between(0, 1).all()
 
 
-def test_an_ablation_changes_one_setting(results: Results) -> None:
+def test_an_ablation_changes_one_setting(folder: Path) -> None:
     config = replace(CONFIG, ablations=AblationConfig(grid={"alignment.weight": (0.1, 2.0)}))
-    assert config.ablated == ["alignment_weight_0p1", "alignment_weight_2p0"]
+    assert list(config.ablated) == ["alignment_weight_0p1", "alignment_weight_2p0"]
     assert config.all_variants["alignment_weight_0p1"].settings == {"alignment": {"weight": 0.1}}
+    # One variant answers as vtool_r1 does, the other was not evaluated.
+    for seed in config.seeds:
+        rows = [row | {"method": "alignment_weight_0p1"} for row in records("vtool_r1", seed)]
+        write_records(folder / f"eval/alignment_weight_0p1/seed{seed}/records.parquet", rows)
+    assert "as configured" in write_ablations(folder, config)
+    table = pd.read_csv(folder / "tables/ablations.csv")
+    assert table["accuracy"].tolist()[:2] == [1.0, 0.25] and table["delta"].tolist()[1] == -0.75
+    assert np.isnan(table["accuracy"][2]) and "not computed: alignment_weight_2p0 seed 1" in table["verdict"][2]

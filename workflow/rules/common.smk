@@ -53,16 +53,6 @@ def logs(name: str) -> str:
     return str(RESULTS / "logs" / f"{name}.log")
 
 
-def evaluated_runs() -> list[tuple[str, int]]:
-    """Every (method, seed) in the table; policies without a training run of their own count as seed 0."""
-    return [*((policy, 0) for policy in CONFIG.reference_policies), *trained_runs()]
-
-
-def trained_runs() -> list[tuple[str, int]]:
-    """Every (method, seed) that is trained for the table."""
-    return [(method, seed) for method in CONFIG.methods for seed in CONFIG.seeds]
-
-
 def cache_name(settled) -> str:
     """Folder of the teacher's cache under these attribution settings; ``main`` is the profile's own."""
     settings = settled.teacher_attribution

@@ -24,10 +24,7 @@ rule mechanism_run:
     params:
         trained=lambda wildcards: wildcards.condition in SETTLED,
         settings=lambda wildcards: (
-            [
-                asdict(getattr(SETTLED[wildcards.condition][1], name))
-                for name in ("train", "alignment", "attribution")
-            ]
+            training_settings(wildcards.condition)
             if wildcards.condition in SETTLED
             else None
         ),

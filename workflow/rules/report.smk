@@ -24,11 +24,11 @@ rule make_tables:
     input:
         records=[
             RESULTS / f"eval/{method}/seed{seed}/records.parquet"
-            for method, seed in evaluated_runs()
+            for method, seed in CONFIG.evaluated_runs
         ],
         metrics=[
             RESULTS / f"train/{method}/seed{seed}/metrics.csv"
-            for method, seed in trained_runs()
+            for method, seed in CONFIG.trained_runs
         ],
         choices=sorted({path for method in CONFIG.methods for path in choice(method)}),
         informative=teacher_verdict(*CONFIG.methods),
@@ -91,8 +91,7 @@ if CONFIG.ablated:
         input:
             records=[
                 RESULTS / f"eval/{method}/seed{seed}/records.parquet"
-                for method in [CONFIG.ablations.method, *CONFIG.ablated]
-                for seed in CONFIG.seeds
+                for method, seed in CONFIG.ablation_runs
             ],
         output:
             csv=RESULTS / "tables/ablations.csv",

@@ -64,10 +64,11 @@ class AttributionMixin(TurnMixin):
         self.misses: dict[tuple[str, str], int] = defaultdict(int)
         """(prompt key, call text) → how often the cache had another call only, or none."""
         super().__init__(*args, **kwargs)
-        held = self.args.per_device_train_batch_size
+        arguments: Any = self.args
+        held = arguments.per_device_train_batch_size * arguments.steps_per_generation
         if self.accelerator.num_processes > 1 and held % self.group_size:
             raise ValueError(
-                f"per_device_train_batch_size is {held}, a group has {self.group_size} rollouts; whole groups "
+                f"one process generates {held} rollouts a step, a group has {self.group_size}; whole groups "
                 "must fit one process, since a missing call gets its group's mean penalty"
             )
 
@@ -120,7 +121,7 @@ class AttributionMixin(TurnMixin):
         shown = distinct or [min(self.tool_turns, key=lambda turn: turn.length)]
         target = self._attribution.target if distinct else "turn"
         batch = calls_batch(shown, self._tokenizer, self.accelerator.device, target)
-        result = attribute(self.model, batch, config=self._attribution, agree=agree)
+        result = attribute(self.policy, batch, config=self._attribution, agree=agree)
         if not distinct:
             return None
         self._log_attribution(distinct, result)
@@ -173,11 +174,11 @@ class AttributionMixin(TurnMixin):
         if not self._alignment.loss_weight:
             return loss
         with self.timed("alignment_loss"):
-            gap = self._alignment_loss(model)
+            gap = self._alignment_loss()
         self.record("alignment/loss", gap.item())
         return loss + self._alignment.loss_weight * gap.to(loss)
 
-    def _alignment_loss(self, model: Any) -> Tensor:
+    def _alignment_loss(self) -> Tensor:
         """Mean divergence of one call a group, differentiable in the student's parameters (ours)."""
         chosen: list[tuple[ToolTurn, Tensor]] = []
         for start in range(0, len(self.tool_turns), self.group_size):
@@ -189,7 +190,7 @@ class AttributionMixin(TurnMixin):
             return torch.zeros((), device=self.accelerator.device)
         batch = calls_batch([turn for turn, _ in chosen], self._tokenizer, self.accelerator.device)
         settings = replace(self._attribution, points=_LOSS_POINTS, quadrature="gauss_legendre")
-        result = attribute(self.accelerator.unwrap_model(model), batch, config=settings, differentiable=True)
+        result = attribute(self.policy, batch, config=settings, differentiable=True)
         gaps = []
         for i, (turn, teacher) in enumerate(chosen):
             student = distribution(result.signed[i, : turn.prompt.blocks], self._alignment.smoothing)

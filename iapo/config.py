@@ -18,15 +18,8 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
 from iapo.config_method import AlignmentConfig, AttributionConfig, RewardsConfig, TrainConfig, VerifierConfig
-from iapo.config_world import (
-    SETTINGS,
-    ColdStartConfig,
-    Count,
-    DataConfig,
-    ModelConfig,
-    Positive,
-    Rate,
-)
+from iapo.config_sources import SETTINGS, Count, HardwareConfig, HubConfig, Positive, Rate, RepositoryConfig
+from iapo.config_world import ColdStartConfig, DataConfig, ModelConfig
 from iapo.types import TEST_SETS
 
 
@@ -92,6 +85,9 @@ class StudentConfig:
     """Architecture."""
     cold_start: ColdStartConfig = ColdStartConfig()
     """Supervised stages."""
+    first_stage: TrainConfig | None = None
+    """GRPO on the outcome alone before any method, once for all: the paper's cold-start stage. null starts the
+    methods from the supervised stages."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -184,6 +180,8 @@ class Config:
     start, one spreads over more GPUs."""
     test_sets: tuple[str, ...] = TEST_SETS
     """Sets to evaluate on."""
+    hub: HubConfig = HubConfig()
+    hardware: HardwareConfig = HardwareConfig()
     data: DataConfig = DataConfig()
     student: StudentConfig = StudentConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -200,6 +198,12 @@ class Config:
     ablations: AblationConfig = AblationConfig()
 
     @property
+    def sources(self) -> dict[str, RepositoryConfig]:
+        """Repository → what is downloaded of it."""
+        data, models = self.data.refocus, (self.student.model.pretrained, self.teacher.model.pretrained)
+        return {each.source.repo: each.source for each in (data, *models) if each}
+
+    @property
     def seed_batches(self) -> list[tuple[int, ...]]:
         """The seeds job by job."""
         size = self.seeds_per_job
@@ -207,8 +211,13 @@ class Config:
 
     @property
     def reference_policies(self) -> tuple[str, ...]:
-        """Rows of the table that no method trains: the two cold starts, the trained teacher, a model by API."""
-        return ("untrained", "teacher_untrained", "teacher", *(["api"] if self.evaluation.api_model else []))
+        """Rows of the table that no method trains: the starting points, the trained teacher, a model by API."""
+        return (
+            "untrained",
+            *(["first_stage"] if self.student.first_stage else []),
+            *("teacher_untrained", "teacher"),
+            *(["api"] if self.evaluation.api_model else []),
+        )
 
     @property
     def trained_runs(self) -> list[tuple[str, int]]:
@@ -352,6 +361,12 @@ def _check_together(config: Config) -> None:
     ):
         if model.hidden_size % 8 or model.hidden_size < 24:
             problems.append(f"{key}: found {model.hidden_size}; use a multiple of 8, 24 or more")
+    real = [config.data.refocus, config.student.model.pretrained, config.teacher.model.pretrained]
+    if any(real) and not all(real):
+        problems.append(
+            "data.refocus, student.model.pretrained, teacher.model.pretrained: found some and not all; the tiny "
+            "models' vocabulary knows the mini world alone"
+        )
     attribution, alignment = config.attribution, config.alignment
     if attribution.method == "shapley" and attribution.blocks != "prit":
         problems.append(f"attribution.method: found shapley with {attribution.blocks} blocks; it needs prit")
@@ -359,5 +374,10 @@ def _check_together(config: Config) -> None:
         problems.append("alignment.weight: found 0 with weight_end set; start above 0")
     if alignment.loss_weight and attribution.method != "integrated_gradients":
         problems.append(f"alignment.loss_weight: found it with {attribution.method}; needs integrated_gradients")
+    if config.hardware.processes > 1 and config.hardware.lora_rank and config.hardware.strategy != "ddp":
+        problems.append(
+            f"hardware.strategy: found {config.hardware.strategy} with adapters (lora_rank); attribution needs the "
+            "weights whole there, so use ddp"
+        )
     if problems:
         raise ConfigError("\n".join(f"{problem} (config/README.md)" for problem in problems))

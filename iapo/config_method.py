@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from iapo.config_world import SETTINGS, Count, Positive, Rate
+from iapo.config_sources import SETTINGS, Count, Positive, Rate
 
 Baseline = Literal["pad_image_mean", "pad", "mean_embedding", "zero", "flat_image"]
 """Start of the path: pad embedding for text with the image's mean token; pad everywhere; the vocabulary's
@@ -37,8 +37,15 @@ class TrainConfig:
     """Rollouts a prompt (G in GRPO)."""
     temperature: Positive = 1.0
     """Sampling temperature of the rollouts."""
-    max_completion_length: Count = 48
-    """Tokens of both turns and the tool's answer, image tokens included; checked against the data."""
+    max_completion_length: Count | None = 48
+    """Tokens of both turns and the tool's answer, image tokens included; null derives it from the data: two turns of
+    `turn_tokens` and the longest answer of a tool."""
+    turn_tokens: Count = 24
+    """Longest turn that the derived length leaves room for, tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus that the rollouts are sampled from."""
+    rollouts: Literal["transformers", "vllm_colocate", "vllm_server"] = "transformers"
+    """Who generates: the trained model itself, vLLM on the same GPU, or a vLLM server with the weights sent to it."""
     loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
     """TRL's loss aggregation."""
     scale_rewards: Literal["group", "batch", "none"] = "group"

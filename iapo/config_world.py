@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-SETTINGS = ConfigDict(extra="forbid", use_attribute_docstrings=True)
-
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
+from iapo.config_sources import SETTINGS, Count, Positive, PretrainedConfig, Rate, RefocusConfig
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -31,11 +27,13 @@ class DataConfig:
     hint_rate: Rate | None = None
     """Shortcut world: the plain text names a label, the right one at this rate in training (else, and elsewhere,
     any label); null has no hints."""
+    refocus: RefocusConfig | None = None
+    """ReFocus_Data in place of the mini world, whose counts and labels above then mean nothing."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
 class ModelConfig:
-    """A tiny Qwen2.5-VL, trained from scratch."""
+    """A tiny Qwen2.5-VL, trained from scratch, or a pretrained one."""
 
     hidden_size: Count = 64
     """Width of the language model, channels; divisible by 4 heads and, per head, by 2."""
@@ -47,6 +45,8 @@ class ModelConfig:
     """Vision blocks; 0 keeps the patch embedding and the merger only, which reads printed cells."""
     initializer_range: Positive = 0.06
     """Standard deviation of the initial weights; tiny models need more than the usual 0.02."""
+    pretrained: PretrainedConfig | None = None
+    """A downloaded model in place of a tiny one, whose sizes above then mean nothing. It has no supervised stages."""
 
 
 @dataclass(frozen=True, config=SETTINGS)

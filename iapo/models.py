@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoProcessor, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from iapo.config import ModelConfig
@@ -109,8 +111,19 @@ def load_model(directory: Path, *, device: str = "cpu") -> tuple[Qwen2_5_VLForCo
     return model.to(device), processor  # type: ignore[arg-type]
 
 
-def save_model(model: Any, processor: Any, directory: Path) -> None:
-    """Write both as one pretrained directory, whole or not at all."""
+_ONE_FILE = "1TB"
+"""Largest shard: the workflow tracks a model by its one weights file."""
+
+
+def save_model(model: Any, processor: Any, directory: Path, *, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write both as one pretrained directory, whole or not at all.
+
+    Args:
+        model: whose class and configuration are saved.
+        processor: its processor.
+        directory: becomes the pretrained directory.
+        weights: its whole state where the model holds a shard only; its own when absent.
+    """
     with atomic_directory(directory) as partial:
-        model.save_pretrained(partial)
+        model.save_pretrained(partial, state_dict=weights, max_shard_size=_ONE_FILE)
         processor.save_pretrained(partial)

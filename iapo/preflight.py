@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import difflib
 import fcntl
+import importlib.util
+import json
 import os
-from collections.abc import Iterable
+import re
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from functools import partial
 from pathlib import Path
 
 from iapo.config import Config
+from iapo.config_method import VerifierConfig
+from iapo.gpus import Gpu, GpuError, installed_gpus, visible_gpus
 
 _HELD: list[int] = []
 """Open file descriptors of the locks that this process holds until it ends."""
+_LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
+"""CUDA's major version → first branch of the NVIDIA driver that runs it, its minor versions included
+(docs.nvidia.com/deploy/cuda-compatibility, minor version compatibility)."""
+_INSTALL_GPU = "install it with `.venv/bin/uv pip install -e '.[gpu]'`"
+_ANSWER_SECONDS = 20.0
+"""Longest wait for a server that is asked whether it is there."""
 
 
 class PreflightError(RuntimeError):
@@ -30,18 +46,6 @@ def check_methods(config: Config, known: Iterable[str]) -> None:
             raise PreflightError(
                 f"methods: found {method!r}; {hint}known methods: {', '.join(names)} (baselines/__init__.py)"
             )
-
-
-def check_device(device: str) -> None:
-    """A profile for a GPU needs one; said before anything is downloaded.
-
-    Looks for the driver's device files, since importing torch would take seconds of every dry run.
-    """
-    if device == "cuda" and not any(Path("/dev").glob("nvidia[0-9]*")):
-        raise PreflightError(
-            "device: found no NVIDIA GPU on this machine (no /dev/nvidia*), the profile asks for `device: cuda`; "
-            "run it on a GPU machine, or use the default profile (`mini`), which runs on a CPU"
-        )
 
 
 def claim_results(directory: Path) -> None:
@@ -63,3 +67,206 @@ def claim_results(directory: Path) -> None:
     os.truncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
     _HELD.append(descriptor)
+
+
+def check_start(
+    config: Config,
+    *,
+    folder: Path,
+    memory_gb: float | None = None,
+    disk_gb: float | None = None,
+    asks_verifier: bool = False,
+) -> None:
+    """All that a run needs of the machine its jobs run on, said at once. Not for a dry run: it asks servers.
+
+    Args:
+        config: of the run.
+        folder: on the disk that the run writes to.
+        memory_gb: that its largest job needs of each GPU, GB; None where nobody knows.
+        disk_gb: that it will write, GB; None where nobody knows. ``hardware.disk_gb`` comes before it.
+        asks_verifier: whether a method of the run asks the verifier.
+
+    Raises:
+        PreflightError: one line per problem.
+    """
+    checks: list[Callable[[], object]] = [partial(check_packages, config)]
+    if config.device == "cuda":
+        checks.append(partial(check_gpus, config.hardware.processes, memory_gb, config.hardware.memory_gb))
+    needed_gb = config.hardware.disk_gb or disk_gb
+    if needed_gb:
+        checks.append(partial(check_disk, folder, needed_gb))
+    if "vllm_server" in _rollouts(config):
+        checks.append(partial(check_server, "hardware.vllm_server", config.hardware.vllm_server))
+    if asks_verifier and config.verifier.kind == "server":
+        checks.append(partial(check_verifier, config.verifier))
+    report_problems(*checks)
+
+
+def report_problems(*checks: Callable[[], object]) -> None:
+    """Run every check and raise what all of them found.
+
+    Raises:
+        PreflightError: one line per problem.
+    """
+    problems = []
+    for check in checks:
+        try:
+            check()
+        except PreflightError as error:
+            problems.append(str(error))
+    if problems:
+        raise PreflightError("\n".join(problems))
+
+
+def check_gpus(processes: int, needed_gb: float | None, configured_gb: float | None) -> None:
+    """There are as many GPUs as a job has processes, with enough memory and a driver that this torch can use.
+
+    Args:
+        processes: of the largest job.
+        needed_gb: memory that it needs of each GPU, GB; None where nobody knows.
+        configured_gb: memory of a GPU by the configuration, GB; None asks the driver.
+    """
+    try:
+        installed = installed_gpus()
+    except GpuError as error:
+        raise PreflightError(f"device: {error}") from None
+    names = visible_gpus(installed)
+    gpus = [gpu for gpu in installed if gpu.index in names or gpu.uuid in names]
+    report_problems(
+        partial(_check_count, names, processes),
+        partial(_check_memory, gpus, needed_gb, configured_gb),
+        partial(_check_driver, gpus),
+    )
+
+
+def _check_count(names: Sequence[str], processes: int) -> None:
+    if len(names) < processes:
+        limit = " (CUDA_VISIBLE_DEVICES limits them)" if "CUDA_VISIBLE_DEVICES" in os.environ else ""
+        raise PreflightError(
+            f"hardware.processes: found {len(names)} GPUs{limit}, expected at least {processes}; lower it, or run on a "
+            "machine with more"
+        )
+
+
+def _check_memory(gpus: Sequence[Gpu], needed_gb: float | None, configured_gb: float | None) -> None:
+    known = [gpu.memory_gb for gpu in gpus if gpu.memory_gb is not None]
+    found = configured_gb or min(known, default=None)
+    if needed_gb and found and found < needed_gb:
+        raise PreflightError(
+            f"hardware: a GPU has {found:.0f} GB, the run needs about {needed_gb:.0f} GB of each (docs/estimate.md); "
+            "use more `processes` with `strategy: fsdp2`, `checkpoint_activations: true`, fewer "
+            "`rollouts_per_forward`, adapters (`lora_rank`), a smaller `attribution.tokens_per_forward` or `max_pixels`"
+        )
+
+
+def _check_driver(gpus: Sequence[Gpu]) -> None:
+    cuda = _cuda_of_torch()
+    if cuda is None:
+        raise PreflightError(
+            "torch: the installed build has no CUDA, the profile asks for `device: cuda`; install the one of "
+            "requirements.lock, which has"
+        )
+    least = _LEAST_DRIVER.get(int(cuda.partition(".")[0]), 0)
+    for gpu in gpus:
+        if gpu.driver and int(gpu.driver.partition(".")[0]) < least:
+            raise PreflightError(
+                f"driver: found NVIDIA driver {gpu.driver}, this torch is built for CUDA {cuda} and needs {least} or "
+                "newer; have the driver updated, or install a torch for an older CUDA"
+            )
+
+
+def _cuda_of_torch() -> str | None:
+    """The CUDA version that the installed torch is built for, read without importing it; None for a CPU build."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None:
+        return None
+    found = re.search(r"^cuda\b[^=]*= '([\d.]+)'", Path(torch.origin).with_name("version.py").read_text(), re.MULTILINE)
+    return found[1] if found else None
+
+
+def check_packages(config: Config) -> None:
+    """Packages that the settings ask for are installed, and the settings fit the device."""
+    report_problems(
+        partial(_check_package, "vllm", _rollouts(config) & {"vllm_colocate", "vllm_server"}, "train.rollouts"),
+        partial(_check_package, "deepspeed", {config.hardware.strategy} & {"zero2"}, "hardware.strategy"),
+        partial(_check_strategy, config),
+    )
+
+
+def _check_package(package: str, asked_by: AbstractSet[str], key: str) -> None:
+    if asked_by and importlib.util.find_spec(package) is None:
+        raise PreflightError(
+            f"{key}: found {', '.join(sorted(asked_by))} without the package {package}; {_INSTALL_GPU}"
+        )
+
+
+def _check_strategy(config: Config) -> None:
+    if config.hardware.strategy != "ddp" and config.device != "cuda":
+        raise PreflightError(
+            f"hardware.strategy: found {config.hardware.strategy} with `device: {config.device}`; it shards over GPUs, "
+            "so use ddp"
+        )
+
+
+def _rollouts(config: Config) -> set[str]:
+    """Who generates, over all training runs."""
+    runs = [config.train, config.teacher.train, config.student.first_stage]
+    varied = [variant.settings.get("train", {}).get("rollouts") for variant in config.all_variants.values()]
+    return {run.rollouts for run in runs if run} | {each for each in varied if each}
+
+
+def check_disk(folder: Path, needed_gb: float) -> None:
+    """There is room for what a run writes.
+
+    Args:
+        folder: where, or where it will be.
+        needed_gb: GB.
+    """
+    there = next(path for path in [folder, *folder.absolute().parents] if path.exists())
+    free_gb = shutil.disk_usage(there).free / 1e9
+    if free_gb < needed_gb:
+        raise PreflightError(
+            f"{folder}: found {free_gb:.0f} GB of free disk, the run needs about {needed_gb:.0f} GB "
+            "(docs/estimate.md); free some, take a larger disk, or set `hardware.disk_gb` where part is written already"
+        )
+
+
+def check_server(key: str, address: str, *, token: str | None = None) -> bytes:
+    """A server answers, whatever it says; its answer.
+
+    Args:
+        key: of the configuration that names it.
+        address: asked by GET.
+        token: its key, where it wants one.
+    """
+    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as response:
+            answer: bytes = response.read()
+            return answer
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise PreflightError(f"{key}: {address} refuses the key (status {error.code}); set the right one") from None
+        return b""
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise PreflightError(f"{key}: {address} does not answer ({reason}); start the server, or correct it") from None
+
+
+def check_verifier(verifier: VerifierConfig) -> None:
+    """The verifier's server answers and, where it lists its models, has the configured one."""
+    token = os.environ.get(verifier.key_variable)
+    try:
+        answer = check_server("verifier.base_url", f"{verifier.base_url.rstrip('/')}/models", token=token)
+    except PreflightError as error:
+        raise PreflightError(f"{error} (its key is read from {verifier.key_variable})") from None
+    try:
+        served = [str(model["id"]) for model in json.loads(answer)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return
+    if served and verifier.model not in served:
+        near = difflib.get_close_matches(verifier.model, served, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it serves {', '.join(served[:5])}"
+        raise PreflightError(
+            f"verifier.model: found {verifier.model!r}, which {verifier.base_url} does not serve; {hint}"
+        )

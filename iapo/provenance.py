@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from iapo.config import Config, load_config
+from iapo.gpus import claim_gpus
 
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = [
@@ -185,7 +186,7 @@ class Job:
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Job]:
-    """The frame of every workflow script: log, environment, configuration.
+    """The frame of every workflow script: log, environment, the GPUs that the rule asks for, configuration.
 
     Args:
         snakemake: the object that Snakemake hands to a script.
@@ -198,6 +199,9 @@ def job(snakemake: Any) -> Iterator[Job]:
     path = Path(snakemake.log[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", buffering=1) as log, _tee(log):
+        if snakemake.config.get("device") == "cuda":
+            # Before anything imports torch, which looks at its GPUs once.
+            claim_gpus(snakemake.resources.get("gpu", 0))
         yield Job(load_config(snakemake.config), snakemake.threads)
 
 

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate.utils import gather_object
 from datasets import Dataset
-from trl import GRPOConfig
+from peft import LoraConfig
 
 from iapo.alignment_trainer import AlignmentTrainer
+from iapo.checkpoints import last_checkpoint, metrics_file, save_policy, step_of
 from iapo.config import Config, TrainConfig
 from iapo.data.store import figure_to_json
 from iapo.env import ENVIRONMENTS
-from iapo.methods import Method, RewardTerm
-from iapo.models import load_model, save_model
+from iapo.grpo_arguments import grpo_config, with_completion_length
+from iapo.methods import Method
+from iapo.models import load_model
 from iapo.monitors import Monitor
-from iapo.processor import UNSAMPLED_TOKENS
 from iapo.progress import Progress
 from iapo.prompts import open_image, prompt_messages
 from iapo.provenance import atomic_write
@@ -51,7 +54,9 @@ def train(
     teacher: Path | None = None,
     replies: Path | None = None,
 ) -> list[dict[str, float]]:
-    """Train one policy, resuming from the last whole checkpoint in ``work``.
+    """Train one policy, resuming from the last checkpoint in ``work``; what each of several processes runs.
+
+    Figures by step go to ``work``; :func:`iapo.checkpoints.clean` it first.
 
     Args:
         method: the rewards.
@@ -66,31 +71,44 @@ def train(
         teacher: pretrained directory of the teacher, where it is the verifier.
         replies: where a verifier's server's replies are kept.
 
-    Returns:
-        One row of figures per step.
     """
-    model, processor = load_model(start, device=config.device)
+    # On the CPU: the trainer moves each process's copy or shard to its own device.
+    model, processor = load_model(start)
     prompts = training_prompts(examples, settings.prompts_per_set)
-    metrics = MetricsFile(work / "metrics.jsonl")
-    checkpoint = last_checkpoint(work / "checkpoints")
-    finished = _step_of(checkpoint)
-    metrics.truncate_after(finished)
+    settings = with_completion_length(settings, processor, prompts)
+    checkpoint = last_checkpoint(work)
     terms = method.rewards(config)
     trainer_class, extra = _trainer_class(method, config, cache, teacher, replies)
+    adapters = _adapters(config)
     trainer = trainer_class(
         model=model,
         processing_class=processor,
-        args=_grpo_config(config, settings, terms, processor, work / "checkpoints", seed),
+        args=grpo_config(config, settings, terms, processor, work / "checkpoints", seed),
         train_dataset=Dataset.from_list([dataset_row(example) for example in prompts]),
         reward_funcs=[term.function for term in terms],
         environment_factory=ENVIRONMENTS,
         train_turns=settings.train_turns,
+        peft_config=adapters,
         **extra,
     )
-    trainer.finished_epochs = finished // max(1, len(prompts) // settings.groups_per_step)
-    name = f"train {method.name} seed {seed}"
+    trainer.finished_epochs = step_of(checkpoint) // max(1, len(prompts) // settings.groups_per_step)
+    with _followed(trainer, config, work, settings.steps, f"train {method.name} seed {seed}"):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if isinstance(trainer, AlignmentTrainer):
+        _write_misses(work / "misses.jsonl", trainer)
+    save_policy(trainer, processor, start, output, adapters)
+    return metrics_file(work).rows()
+
+
+@contextmanager
+def _followed(trainer: FigureTrainer, config: Config, work: Path, steps: int, name: str) -> Iterator[None]:
+    """Write each step's figures, show progress and warn of what goes wrong, in the first process."""
+    if not trainer.accelerator.is_main_process:
+        yield
+        return
+    metrics = metrics_file(work)
     monitor = Monitor(config.monitors, name, metrics.rows())
-    with Progress(settings.steps, name, start=finished) as progress:
+    with Progress(steps, name, start=step_of(last_checkpoint(work))) as progress:
 
         def write(step: int, figures: dict[str, float]) -> None:
             metrics.append({"step": step, **figures})
@@ -98,11 +116,7 @@ def train(
             monitor.update({"step": step, **figures})
 
         trainer.add_callback(MetricsCallback(write))
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if isinstance(trainer, AlignmentTrainer):
-        _write_misses(work / "misses.jsonl", trainer.misses)
-    save_model(trainer.model, processor, output)
-    return metrics.rows()
+        yield
 
 
 def _trainer_class(
@@ -154,92 +168,22 @@ def dataset_row(example: Example) -> dict[str, Any]:
     }
 
 
-def _grpo_config(
-    config: Config,
-    settings: TrainConfig,
-    terms: Sequence[RewardTerm],
-    processor: Any,
-    output: Path,
-    seed: int,
-) -> GRPOConfig:
-    cpu = config.device == "cpu"
-    suppressed = processor.tokenizer.convert_tokens_to_ids(list(UNSAMPLED_TOKENS))
-    return GRPOConfig(
-        output_dir=str(output),
-        seed=seed,
-        max_steps=settings.steps,
-        per_device_train_batch_size=settings.groups_per_step * settings.group_size,
-        num_generations=settings.group_size,
-        learning_rate=settings.learning_rate,
-        lr_scheduler_type="constant_with_warmup",
-        warmup_steps=settings.warmup_steps,
-        temperature=settings.temperature,
-        max_completion_length=settings.max_completion_length,
-        max_tool_calling_iterations=1,
-        loss_type=settings.loss_type,
-        scale_rewards=settings.scale_rewards,
-        beta=settings.kl_beta,
-        reward_weights=[term.weight for term in terms],
-        generation_kwargs={"suppress_tokens": suppressed},
-        use_cpu=cpu,
-        bf16=not cpu,
-        gradient_checkpointing=not cpu,
-        max_grad_norm=1.0,
-        logging_steps=1,
-        save_steps=settings.save_every,
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-    )
-
-
-def _write_misses(path: Path, misses: Mapping[tuple[str, str], int]) -> None:
+def _write_misses(path: Path, trainer: AlignmentTrainer) -> None:
     """The queue for rule ``fill_cache``: calls that the cache had no row of its own for, most frequent first."""
+    misses: Counter[tuple[str, str]] = Counter()
+    for of_process in gather_object([dict(trainer.misses)]):
+        misses.update(of_process)
+    if not trainer.accelerator.is_main_process:
+        return
     ordered = sorted(misses.items(), key=lambda item: (-item[1], item[0]))
     with atomic_write(path) as partial:
         lines = [json.dumps({"prompt_key": key, "turn": text, "count": count}) for (key, text), count in ordered]
         partial.write_text("".join(f"{line}\n" for line in lines))
 
 
-class MetricsFile:
-    """Figures by step, one JSON object a line; appended while training, cut back when it resumes."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-
-    def append(self, row: dict[str, float]) -> None:
-        """Add one step's figures."""
-        with self._path.open("a") as lines:
-            lines.write(json.dumps(row) + "\n")
-
-    def rows(self) -> list[dict[str, float]]:
-        """Every whole line; a line cut off by a kill is left out."""
-        if not self._path.exists():
-            return []
-        lines = self._path.read_text().splitlines()
-        return [json.loads(line) for line in lines if line.endswith("}")]
-
-    def truncate_after(self, step: int) -> None:
-        """Drop what a killed run had written past its last checkpoint."""
-        kept = [row for row in self.rows() if row["step"] <= step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
-
-
-def last_checkpoint(directory: Path) -> Path | None:
-    """The latest whole checkpoint; half-written later ones are removed.
-
-    transformers writes ``trainer_state.json`` last, so a checkpoint with a readable one is whole.
-    """
-    checkpoints = sorted(directory.glob("checkpoint-*"), key=_step_of, reverse=True)
-    for checkpoint in checkpoints:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            return checkpoint
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-    return None
-
-
-def _step_of(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+def _adapters(config: Config) -> LoraConfig | None:
+    rank = config.hardware.lora_rank
+    if rank == 0:
+        return None
+    # The vision tower is left as it is: rewards come from what is said about an image.
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=r".*language_model.*_proj", task_type="CAUSAL_LM")

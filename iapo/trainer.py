@@ -9,20 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
+from transformers.utils import get_json_schema
 from trl import GRPOTrainer
 
 from iapo.env import FigureEnvironment, attempts_call
+from iapo.faults import GuardMixin
 from iapo.tools import parse_turn
 from iapo.turns import TurnMixin
 from iapo.types import CallStatus
+from iapo.vllm_rollouts import VllmMixin
 
 TrainTurns = Literal["both", "tool", "answer"]
 
 
-class FigureTrainer(TurnMixin, GRPOTrainer):
+class FigureTrainer(TurnMixin, GuardMixin, VllmMixin, GRPOTrainer):
     """GRPO over figure environments: memoised tokenization, guards, tool and reward figures in the log."""
 
     def __init__(self, *args: Any, train_turns: TrainTurns = "both", **kwargs: Any) -> None:
@@ -31,6 +35,10 @@ class FigureTrainer(TurnMixin, GRPOTrainer):
         self.finished_epochs = 0
         """Epochs that a resumed run has behind it; set before ``train``."""
         self._suffix_memo: dict[Any, list[int]] = {}
+        # TRL would make the schemas of a prompt's tools again for every completion that it parses: a tenth of a step.
+        self._env_tools = {
+            name: [get_json_schema(tool) for tool in tools] for name, tools in getattr(self, "_env_tools", {}).items()
+        }
         # It would print every log line; the progress callback says the same in one readable line.
         self.remove_callback(PrinterCallback)
 
@@ -100,7 +108,11 @@ class FigureTrainer(TurnMixin, GRPOTrainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # transformers saves Qwen2.5-VL under renamed keys and loads checkpoints by plain names, not strictly, so
         # a resumed run would silently start from the first weights (seen with 5.17). `from_pretrained` renames.
+        # Shards and adapters are saved under plain names.
         target: Any = model if model is not None else self.model
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or is_peft_model(target):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
         saved = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
         target.load_state_dict(saved.state_dict())
 

@@ -27,11 +27,6 @@ class Trial:
     call_rate: float
     items: int
 
-    @property
-    def standard_error(self) -> float:
-        """Of the accuracy, over the items alone."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / self.items)
-
 
 def run_trials(
     factors: Sequence[float], configured: float, run: Callable[[float], tuple[float, float, int]]

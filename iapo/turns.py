@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object, is_peft_model
 from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
@@ -84,12 +85,19 @@ class TurnMixin(_Trainer):
         self.tool_turns: list[ToolTurn] = []
         """One a rollout, in the order of the batch."""
         self._seconds: dict[str, float] = defaultdict(float)
+        self._figures: dict[str, list[float]] = defaultdict(list)
         super().__init__(*args, **kwargs)
 
     @property
     def group_size(self) -> int:
         """Rollouts a prompt; TRL has filled in its default by now."""
         return int(self.num_generations or 1)
+
+    @property
+    def policy(self) -> Any:
+        """The trained Qwen2.5-VL itself, out of what parallel training and adapters wrap around it."""
+        model: Any = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if is_peft_model(model) else model
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -99,14 +107,18 @@ class TurnMixin(_Trainer):
         self._seconds[part] += time.perf_counter() - started
 
     def record(self, name: str, value: float) -> None:
-        """Log one figure with this step's others."""
-        self._metrics["train"][name].append(value)
+        """Log one figure with this step's others, averaged over the processes."""
+        self._figures[name].append(value)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """TRL's log with the step's seconds by part."""
         for part, seconds in self._seconds.items():
             self.record(f"seconds/{part}", seconds)
         self._seconds.clear()
+        for figures in gather_object([dict(self._figures)]):
+            for name, values in figures.items():
+                self._metrics["train"][name].extend(values)
+        self._figures.clear()
         super().log(logs, start_time)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:

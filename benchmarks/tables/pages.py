@@ -181,15 +181,18 @@ def tuning_page(results: Results) -> Table:
             "method": frame["method"],
             "setting": frame["key"],
             "weight": [f"{value:g}" for value in frame["weight"]],
-            "dev accuracy": [percent(value) for value in frame["accuracy"]],
+            "dev accuracy": [
+                f"{percent(value)} ± {percent(error)}"
+                for value, error in zip(frame["accuracy"], frame["standard_error"], strict=True)
+            ],
             "tool calls": [percent(value, 0) for value in frame["call_rate"]],
             "chosen": ["chosen" if value else "" for value in frame["chosen"]],
         }
     )
     caption = (
         f"The weight of each method's tool reward, chosen on the dev split by the same budget: {len(tuning.factors)} "
-        f"trials of {tuning.steps} steps with seed {tuning.seed}, the most accurate taken. Controls weigh as much as "
-        "iapo."
+        f"trials of {tuning.steps} steps with seed {tuning.seed}, the most accurate taken (± one standard error "
+        "over the questions). Controls weigh as much as iapo."
     )
     return Table("tuning", frame, caption, shown)
 

@@ -80,7 +80,11 @@ def tuning_table(folder: Path) -> pd.DataFrame:
             for trial in choice["trials"]
         ]
     columns = ["method", "key", "factor", "weight", "accuracy", "call_rate", "items", "chosen"]
-    return pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns)
+    # Over the items alone: what a choice between two trials has to exceed.
+    error = np.sqrt(frame["accuracy"] * (1 - frame["accuracy"]) / frame["items"])
+    frame.insert(columns.index("call_rate"), "standard_error", error)
+    return frame
 
 
 def _cost(name: str, paths: Sequence[Path]) -> Row:

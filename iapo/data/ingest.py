@@ -1,25 +1,28 @@
-"""Read ReFocus's raw layout: records in a dict by id, boxes as fractions or pixels, figures beside them.
+"""From a record in ReFocus's form to an example: the one path that every source goes through.
 
-Every box is converted to pixels here, once.
+Sources differ in where records and figures lie and in the names of fields; they bring what they have into the form
+that :func:`read_record` takes. Every box is converted to pixels there, once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 from PIL import Image
 
+from iapo.data.boxes import Boxes, BoxReader, Oddity, Unit, find_panels
 from iapo.data.hints import hint_text
 from iapo.data.mini import RAW_FILES
-from iapo.types import TEST_SETS, Box, Example, Family, Figure, FigureKind, Metric, Split
+from iapo.data.records import IngestError, LeftOutError, Record
+from iapo.types import TEST_SETS, Example, Family, Figure, FigureKind, Metric, Split
 
-_KIND: Mapping[str, FigureKind] = {
+KIND: Mapping[str, FigureKind] = {
     "charxiv": "subfigures",
     "h_bar": "h_bar",
     "v_bar": "v_bar",
@@ -27,164 +30,166 @@ _KIND: Mapping[str, FigureKind] = {
     "vwtq_syn": "table",
     "vtabfact": "table",
 }
-_METRIC: Mapping[str, Metric] = {"h_bar": "relaxed", "v_bar": "relaxed", "vtabfact": "fact"}
-_NOUN: Mapping[FigureKind, str] = {
+"""Test set → what its figures are."""
+NOUN: Mapping[FigureKind, str] = {
     "h_bar": "chart",
     "v_bar": "chart",
     "table": "table",
     "subfigures": "figure",
 }
-_MOST_PANELS = 10
-_PANEL_TOLERANCE = 10
-"""How far a sub-figure's width plus height may be from the largest one's, px."""
+_METRIC: Mapping[str, Metric] = {"h_bar": "relaxed", "v_bar": "relaxed", "vtabfact": "fact"}
+_CHART_FIELDS: Mapping[Family, tuple[str, str]] = {
+    "x_values": ("x_values", "x_bboxes"),
+    "y_values": ("y_values", "y_bboxes"),
+}
+_FIELDS: Mapping[FigureKind, Mapping[Family, tuple[str, str]]] = {
+    "h_bar": _CHART_FIELDS,
+    "v_bar": _CHART_FIELDS,
+    "table": {"rows": ("row_starters", "rows_bbox"), "columns": ("column_headers", "columns_bbox")},
+}
+"""Kind → family → the fields of its labels and of their boxes."""
+_TRUTHS = {"1": "1", "true": "1", "0": "0", "false": "0"}
 
 
-class IngestError(ValueError):
-    """A raw file is not what it should be; the message names file, record and field."""
+@dataclass(frozen=True)
+class Reading:
+    """An example and how its record was written."""
+
+    example: Example
+    signature: str
+    """sha256 of the picture's size and pixels: equal for questions on one figure, however it was saved."""
+    unit: Unit | None
+    """Of its boxes; None where it has none, or its boxes were found in the picture."""
+    oddities: Mapping[Oddity, list[str]]
+    """What is odd about it → the labels concerned."""
 
 
 def ingest(root: Path, split: Split) -> dict[str, list[Example]]:
-    """All examples of a split, by test set.
+    """All examples of a split of the mini world, by test set.
 
     Args:
         root: of the raw layout, as :func:`iapo.data.mini.write_raw` writes it.
         split: the folder to read.
 
     Raises:
-        IngestError: for a missing file, field or figure.
+        IngestError: for a missing file, field or figure, and for anything odd: the drawings are ours.
     """
-    return {test_set: _ingest_set(root / split, test_set, split) for test_set in TEST_SETS}
+    return {test_set: list(_ingest_set(root / split, test_set, split)) for test_set in TEST_SETS}
 
 
-def _ingest_set(folder: Path, test_set: str, split: Split) -> list[Example]:
+def _ingest_set(folder: Path, test_set: str, split: Split) -> Iterator[Example]:
     path = folder / RAW_FILES[test_set]
     try:
         records = json.loads(path.read_text())
     except FileNotFoundError:
         raise IngestError(f"{path}: not found; expected the records of {test_set}") from None
-    return [_example(_Record(path, name, fields), folder, test_set, split) for name, fields in records.items()]
+    for name, fields in records.items():
+        record = Record(path, name, fields)
+        figure = folder / record["figure_path"]
+        if not figure.exists():
+            raise IngestError(f"{record.where}: figure {figure} not found")
+        reading = read_record(record, figure.read_bytes(), test_set=test_set, split=split)
+        if reading.oddities:
+            raise IngestError(f"{record.where}: found {dict(reading.oddities)}; expected a box for every label")
+        hint = hint_text(fields["hint"]) if "hint" in fields else ""
+        yield replace(reading.example, context=reading.example.context + hint)
 
 
-class _Record:
-    """One raw record, whose missing fields name themselves."""
+def read_record(record: Record, picture: bytes, *, test_set: str, split: Split) -> Reading:
+    """The example that a record holds.
 
-    def __init__(self, path: Path, name: str, fields: Mapping[str, Any]) -> None:
-        self.path, self.name, self.fields = path, name, fields
+    Args:
+        record: with ReFocus's fields: ``query`` (``prompt`` for sub-figures), ``answer``, the labels and boxes of
+            its kind of figure, and where it is annotated ``focus_areas``, labels or boxes. Boxes are keyed by label,
+            listed in the labels' order or four columns, in fractions of the picture or in pixels, which their size
+            tells.
+        picture: the figure's file.
+        test_set: decides the kind of figure and the metric.
+        split: of the example.
 
-    def __getitem__(self, field: str) -> Any:
-        if field not in self.fields:
-            raise IngestError(
-                f"{self.path}, record {self.name!r}: field {field!r} not found among {sorted(self.fields)}"
-            )
-        return self.fields[field]
+    Returns:
+        The example, which has the record's name and the mini world's context, and what is odd about the record.
 
-
-def _example(record: _Record, folder: Path, test_set: str, split: Split) -> Example:
-    kind = _KIND[test_set]
-    path = folder / record["figure_path"]
-    if not path.exists():
-        raise IngestError(f"{record.path}, record {record.name!r}: figure {path} not found")
-    png = path.read_bytes()
-    image = Image.open(io.BytesIO(png))
-    boxes = _BOXES[kind](record, image)
-    return Example(
+    Raises:
+        LeftOutError: for a picture that does not open or has no panels, a record without a question, and one without
+            a usable answer.
+        IngestError: for a missing field, or a box that is none.
+    """
+    kind = KIND[test_set]
+    image = _opened(record, picture)
+    reader = BoxReader(record, image.size)
+    boxes: Boxes = {"subfigures": _panels(record, image)} if kind == "subfigures" else reader.read(_FIELDS[kind])
+    if not boxes:
+        reader.note("no boxes")
+    metric = _METRIC.get(test_set, "exact")
+    example = Example(
         example_id=record.name,
         test_set=test_set,
         split=split,
         figure=Figure(record.name, kind, boxes),
-        image_png=png,
-        context=_context(kind, boxes) + (hint_text(record["hint"]) if "hint" in record.fields else ""),
-        request=record["prompt" if kind == "subfigures" else "query"],
-        answer=record["answer"],
-        metric=_METRIC.get(test_set, "exact"),
-        focus_labels=tuple(record.fields.get("focus_areas", ())),
+        image_png=picture,
+        context=_context(kind, boxes),
+        request=_request(record, "prompt" if kind == "subfigures" else "query"),
+        answer=_gold_answer(record, metric),
+        metric=metric,
+        focus_labels=reader.focus_labels(boxes),
     )
+    unit = reader.unit if boxes and kind != "subfigures" else None
+    return Reading(example, _signature(image), unit, reader.oddities)
 
 
-def _context(kind: FigureKind, boxes: Mapping[Family, Mapping[str, Box]]) -> str:
+def _opened(record: Record, picture: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(picture))
+        image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise LeftOutError(record, "unreadable figure", f"its figure does not open ({error})") from None
+    return image
+
+
+def _signature(image: Image.Image) -> str:
+    digest = hashlib.sha256(repr(image.size).encode())
+    digest.update(image.convert("RGB").tobytes())
+    return digest.hexdigest()
+
+
+def _panels(record: Record, image: Image.Image) -> dict[str, tuple[int, int, int, int]]:
+    panels = find_panels(image)
+    if not panels:
+        raise LeftOutError(record, "no panel", "its figure has no contour that could be a panel")
+    return panels
+
+
+def _context(kind: FigureKind, boxes: Boxes) -> str:
     """Block P: the kind of figure and the labels of its longest family."""
-    labels = max(boxes.values(), key=len)
-    return f"{_NOUN[kind]} : {' , '.join(labels)} ."
+    labels = max(boxes.values(), key=len, default={})
+    return f"{NOUN[kind]} : {' , '.join(labels)} ."
 
 
-def _chart_boxes(record: _Record, image: Image.Image) -> dict[Family, dict[str, Box]]:
-    families: dict[Family, str] = {"x_values": "x", "y_values": "y"}
-    return {
-        family: {label: to_pixels(record[f"{axis}_bboxes"][label], image.size) for label in record[f"{axis}_values"]}
-        for family, axis in families.items()
-        if record[f"{axis}_values"]
-    }
+def _request(record: Record, name: str) -> str:
+    value = record[name]
+    if not isinstance(value, str) or not value.strip():
+        raise LeftOutError(record, "no question", f"{name} is {value!r}; expected text")
+    return value.strip()
 
 
-def _table_boxes(record: _Record, image: Image.Image) -> dict[Family, dict[str, Box]]:
-    def pixels(labels: Sequence[str], boxes: Sequence[Mapping[str, float]]) -> dict[str, Box]:
-        return {label: to_pixels(box, image.size) for label, box in zip(labels, boxes, strict=True)}
-
-    return {
-        "rows": pixels(record["row_starters"], record["rows_bbox"]),
-        "columns": pixels(record["column_headers"], record["columns_bbox"]),
-    }
-
-
-def _panel_boxes(record: _Record, image: Image.Image) -> dict[Family, dict[str, Box]]:
-    return {"subfigures": find_panels(image)}
-
-
-_BOXES: Mapping[FigureKind, Callable[[_Record, Image.Image], dict[Family, dict[str, Box]]]] = {
-    "h_bar": _chart_boxes,
-    "v_bar": _chart_boxes,
-    "table": _table_boxes,
-    "subfigures": _panel_boxes,
-}
+def _gold_answer(record: Record, metric: Metric) -> str:
+    """One line of text; several answers joined by ``|||``, truths as ``1`` and ``0``."""
+    value = record["answer"]
+    answers = [text for each in (value if isinstance(value, list) else [value]) if (text := _answer_text(each))]
+    if not answers:
+        raise LeftOutError(record, "no answer", f"answer is {value!r}; expected text or a number")
+    if metric != "fact":
+        return "|||".join(answers)
+    truth = _TRUTHS.get(answers[0].casefold()) if len(answers) == 1 else None
+    if truth is None:
+        raise LeftOutError(record, "no truth value", f"answer is {value!r}; expected 0, 1, true or false")
+    return truth
 
 
-def to_pixels(box: Mapping[str, float], size: tuple[int, int]) -> Box:
-    """A box in fractions of the image (ReFocus's ``_wbb`` files) as pixels."""
-    width, height = size
-    return (
-        round(box["x1"] * width),
-        round(box["y1"] * height),
-        round(box["x2"] * width),
-        round(box["y2"] * height),
-    )
-
-
-def find_panels(image: Image.Image) -> dict[str, Box]:
-    """Candidate sub-figures, labelled by position, as ReFocus finds them.
-
-    Canny edges, external contours, the ten longest, of those the ones about as large as the largest.
-    """
-    edges = cv2.Canny(np.asarray(image.convert("L")), 50, 150)
-    contours, _ = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    longest = sorted(contours, key=lambda c: -cv2.arcLength(c, True))[:_MOST_PANELS]
-    boxes = [cv2.boundingRect(contour) for contour in longest]
-    largest = max((w + h for _, _, w, h in boxes), default=0)
-    panels = [(x, y, x + w, y + h) for x, y, w, h in boxes if abs(w + h - largest) <= _PANEL_TOLERANCE]
-    return _by_position([panel for panel in panels if not _inside_another(panel, panels)])
-
-
-def _inside_another(panel: Box, panels: Sequence[Box]) -> bool:
-    """A frame has an outer and an inner edge; the outer one is the panel."""
-    return any(
-        other != panel
-        and other[0] <= panel[0]
-        and other[1] <= panel[1]
-        and other[2] >= panel[2]
-        and other[3] >= panel[3]
-        for other in panels
-    )
-
-
-def _by_position(panels: Sequence[Box]) -> dict[str, Box]:
-    """Rows are panels whose vertical centres lie within each other; columns follow from left to right."""
-    labelled: dict[str, Box] = {}
-    rows: list[list[Box]] = []
-    for panel in sorted(panels, key=lambda box: (box[1], box[0])):
-        if rows and panel[1] < (rows[-1][0][1] + rows[-1][0][3]) / 2:
-            rows[-1].append(panel)
-        else:
-            rows.append([panel])
-    for i, row in enumerate(rows, start=1):
-        for j, panel in enumerate(sorted(row), start=1):
-            labelled[f"row {i} column {j}"] = panel
-    return labelled
+def _answer_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return " ".join(str(value).split()) if isinstance(value, str | int | float) else ""

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from iapo.config import DataConfig
 from iapo.data.ingest import ingest
 from iapo.data.mini import write_raw
+from iapo.data.refocus import RefocusData
+from iapo.data.splits import SPLITS
 from iapo.provenance import atomic_write, sha256_file, write_json
-from iapo.types import Example, Figure, Split
-
-SPLITS: tuple[Split, ...] = ("train", "dev", "test")
+from iapo.types import TEST_SETS, Example, Figure, Split
 
 _SCHEMA = pa.schema(
     [
@@ -101,33 +101,58 @@ def read_split(root: Path, split: Split, test_sets: Iterable[str]) -> list[Examp
     return read_examples(*(root / split / f"{test_set}.parquet" for test_set in test_sets))
 
 
-def build(config: DataConfig, root: Path) -> dict[str, Any]:
-    """Draw, write, ingest and store every split.
+def build(config: DataConfig, root: Path, raw: Path | None = None) -> dict[str, Any]:
+    """Draw or read, ingest and store every split.
 
     Args:
-        config: seed and counts.
-        root: gets ``raw/`` (ReFocus's layout), ``<split>/<set>.parquet`` and ``manifest.json``.
+        config: seed and counts of the mini world, or where ReFocus_Data is from.
+        root: gets ``<split>/<set>.parquet`` and ``manifest.json``; for the mini world ``raw/`` (ReFocus's layout),
+            for ReFocus_Data ``report.json`` with what was found and left out.
+        raw: the downloaded folder, for ReFocus_Data.
 
     Returns:
-        The manifest: settings, counts, sha256 of every parquet file and every raw record file.
+        The manifest: settings, counts, sha256 of every file below ``root``, and of every raw file that was read.
+
+    Raises:
+        DataError: where ReFocus_Data is asked for and no folder is given.
+        IngestError: as :func:`iapo.data.refocus.read_refocus`.
     """
-    raw = root / "raw"
-    write_raw(config, raw)
+    if config.refocus is None:
+        write_raw(config, root / "raw")
+        drawn = ((split, name, each) for split in SPLITS for name, each in ingest(root / "raw", split).items())
+        counts, files = _write_sets(root, drawn)
+        return _write_manifest(config, root, counts, [*sorted((root / "raw").glob("*/*.json")), *files])
+    if raw is None:
+        raise DataError("data.refocus is set and no folder is given; expected the one that it was downloaded to")
+    with RefocusData(raw, config.refocus) as data:
+        # Set by set, since the largest has half a gigabyte of pictures.
+        read = ((split, name, list(data.examples(split, name))) for split in SPLITS for name in TEST_SETS)
+        counts, files = _write_sets(root, read)
+        write_json(root / "report.json", data.report)
+        digests = {str(path.relative_to(raw)): sha256_file(path) for path in data.raw_files()}
+    return _write_manifest(config, root, counts, [root / "report.json", *files], raw_sha256=digests)
+
+
+def _write_sets(
+    root: Path, sets: Iterable[tuple[Split, str, list[Example]]]
+) -> tuple[dict[str, dict[str, int]], list[Path]]:
+    """Write one file a set; returns split → set → count, and the files."""
     counts: dict[str, dict[str, int]] = {}
-    files = sorted(raw.glob("*/*.json"))
-    for split in SPLITS:
-        counts[split] = {}
-        for test_set, examples in ingest(raw, split).items():
-            path = root / split / f"{test_set}.parquet"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_examples(path, examples)
-            counts[split][test_set] = len(examples)
-            files.append(path)
-    manifest = {
-        "settings": asdict(config),
-        "counts": counts,
-        "sha256": {str(path.relative_to(root)): sha256_file(path) for path in files},
-    }
+    files = []
+    for split, test_set, examples in sets:
+        path = root / split / f"{test_set}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_examples(path, examples)
+        counts.setdefault(split, {})[test_set] = len(examples)
+        files.append(path)
+    return counts, files
+
+
+def _write_manifest(
+    config: DataConfig, root: Path, counts: Mapping[str, Any], files: Iterable[Path], **facts: Any
+) -> dict[str, Any]:
+    digests = {str(path.relative_to(root)): sha256_file(path) for path in files}
+    manifest = {"settings": asdict(config), "counts": counts, "sha256": digests, **facts}
     write_json(root / "manifest.json", manifest)
     return manifest
 

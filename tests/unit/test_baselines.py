@@ -151,7 +151,6 @@ def test_the_most_accurate_trial_wins_and_ties_go_to_the_configured_weight() -> 
     assert asked == [0.125, 2.0, 0.5]
     assert best(trials).factor == 1.0
     assert best([Trial(0.25, 0.1, 0.9, 1.0, 100), *trials]).weight == 0.1
-    assert Trial(1, 1, 0.5, 1, 100).standard_error == 0.05
 
 
 def test_the_trained_turns_by_hand() -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from iapo.config import ConfigError, config_schema, load_config
 from iapo.config_reference import config_reference
-from iapo.preflight import PreflightError, check_device, check_methods, claim_results
+from iapo.preflight import PreflightError, check_methods, claim_results
 from iapo.provenance import ROOT, atomic_directory, atomic_write, code_hash
 
 
@@ -41,12 +41,9 @@ def test_the_reference_and_the_schema_are_current() -> None:
     assert schema == json.loads(json.dumps(config_schema()))
 
 
-def test_unknown_methods_and_missing_gpus_are_said_first(tmp_path: Path) -> None:
+def test_unknown_methods_and_a_second_run_are_said_first(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match="did you mean 'iapo'"):
         check_methods(load_config({"profile": "x", "methods": ["iapoo"]}), ["iapo", "vtool_r1"])
-    if not any(Path("/dev").glob("nvidia[0-9]*")):
-        with pytest.raises(PreflightError, match="no NVIDIA GPU"):
-            check_device("cuda")
     claim_results(tmp_path)
     with pytest.raises(PreflightError, match="in use by another run"):
         claim_results(tmp_path)

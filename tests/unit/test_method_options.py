@@ -18,6 +18,7 @@ from benchmarks.mechanism.report import comparisons, conditions_table, findings,
 from iapo.alignment_trainer import AlignmentTrainer
 from iapo.block_sums import attributed_sums, cached_sums
 from iapo.cache_writer import CacheWriter
+from iapo.checkpoints import metrics_file
 from iapo.config import AlignmentConfig, AttributionConfig, Config, ConfigError, TeacherConfig, Variant, load_config
 from iapo.data.hints import figure_labels, hint_of, with_hint, with_hint_rate
 from iapo.methods import resolve
@@ -204,10 +205,11 @@ def test_which_groups_are_attributed(
 
     monkeypatch.setattr(AlignmentTrainer, "_attributed_rollouts", counted)
     settings = replace(config.train, steps=1, groups_per_step=2, group_size=2, prompts_per_set=1)
-    (row,) = train(
+    train(
         METHODS["iapo"], config, settings, test_examples, start=ready / "model", cache=ready / "cache",
         work=tmp_path / "work", output=tmp_path / "out", seed=0,
     )  # fmt: skip
+    (row,) = metrics_file(tmp_path / "work").rows()
     assert chosen == [attributed] and row["attribution/groups_too_long"] == too_long
     assert math.isfinite(row["reward"])
 

@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 from trl import GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 
 from baselines import METHODS
 from benchmarks.agent import FigureAgent, response_text
 from benchmarks.evaluate import evaluate
 from iapo.cache_writer import CacheWriter
+from iapo.checkpoints import clean, last_checkpoint, metrics_file
 from iapo.config import Config, TeacherConfig, TrainConfig
 from iapo.data.store import figure_to_json
 from iapo.demonstrations import spoken_answer
@@ -28,7 +30,7 @@ from iapo.prompts import answer_text, open_image, prompt_messages
 from iapo.rollout import Rollout, encode_prompt, generate_turn, roll_out
 from iapo.teacher import TeacherPass
 from iapo.teacher_cache import TeacherCache, fingerprint, hash_processor, hash_weights
-from iapo.train import last_checkpoint, train, training_prompts
+from iapo.train import train, training_prompts
 from iapo.trainer import FigureTrainer
 from iapo.turns import call_tokens
 from iapo.types import TEST_SETS, Example, ToolCall
@@ -132,10 +134,20 @@ def test_trl_s_private_methods_are_as_we_override_them() -> None:
         "_generate_and_score_completions": ["self", "inputs"],
         "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
         "_compute_loss": ["self", "model", "inputs"],
+        "_generate_single_turn": [
+            *("self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images")
+        ],
+        "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+        "_get_grad_norm": ["self", "model", "grad_norm"],
         "log": ["self", "logs", "start_time"],
     }
     for name, parameters in expected.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
+    for name, parameters in {
+        "generate": ["self", "prompts", "images", "num_generations", "profiler"],
+        "_place_features": ["self", "features", "prompt_ids"],
+    }.items():
+        assert list(inspect.signature(getattr(VLLMGeneration, name)).parameters) == parameters
 
 
 @pytest.fixture(scope="module")
@@ -161,10 +173,11 @@ def test_iapo_trains_against_a_cache_of_the_same_prompts(
     writer = CacheWriter(tmp_path / "cache", address)
     TeacherPass(*tiny, config, writer, address).run(training_prompts(test_examples, 1))
     assert TeacherCache(tmp_path / "cache").fingerprint == address
-    rows = train(
+    train(
         METHODS["iapo"], config, SHORT, test_examples, start=start, cache=tmp_path / "cache",
         work=tmp_path / "work", output=tmp_path / "out", seed=0,
     )  # fmt: skip
+    rows = metrics_file(tmp_path / "work").rows()
     assert [row["step"] for row in rows] == [1, 2]
     assert {"rewards/outcome_reward/mean", "rewards/alignment_reward/mean", "tools/call_rate"} <= rows[0].keys()
 
@@ -181,6 +194,7 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, start: Path, t
     settings = replace(SHORT, steps=4)
 
     def run(name: str) -> Path:
+        clean(tmp_path / name)
         train(
             TOKENS, Config(profile="test"), settings, test_examples, start=start, cache=None,
             work=tmp_path / name, output=tmp_path / name / "out", seed=0,
@@ -190,7 +204,8 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, start: Path, t
     whole, killed = run("whole"), run("killed")
     # What a kill while saving step 4 leaves: a checkpoint whose last file is missing.
     (killed / "checkpoints/checkpoint-4/trainer_state.json").unlink()
-    checkpoint = last_checkpoint(killed / "checkpoints")
+    clean(killed)
+    checkpoint = last_checkpoint(killed)
     assert checkpoint is not None and checkpoint.name == "checkpoint-3"
     run("killed")
     assert weights(whole / "out") == weights(killed / "out")

@@ -106,6 +106,9 @@ def test_training_tables_by_hand(results: Results) -> None:
     cost = cost_table(results).set_index("what")
     assert cost.loc["iapo", "hours"] == pytest.approx(121 / 3600) and cost.loc["iapo", "attribution_share"] == 0.25
     assert tuning_table(results.folder)["chosen"].tolist() == [False, True]
+    trials = tuning_table(results.folder)
+    expected = (trials["accuracy"] * (1 - trials["accuracy"]) / trials["items"]) ** 0.5
+    assert trials["standard_error"].tolist() == pytest.approx(expected.tolist()) and expected.min() > 0
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What Snakemake plans, and that planning is quick and needs no torch."""
 
+import re
 import subprocess
 import sys
 
@@ -13,11 +14,23 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("profile", "jobs"), [("mini", 35), ("smoke", 20)])
+@pytest.mark.parametrize(("profile", "jobs"), [("mini", 34), ("smoke", 20)])
 def test_every_expected_job_is_planned(profile: str, jobs: int) -> None:
     result = plan("--configfile", f"config/{profile}.yaml")
     total = next(line for line in result.stdout.splitlines() if line.startswith("total"))
     assert int(total.split()[1]) == jobs
+
+
+def test_the_paper_s_run_is_planned_without_gpu_or_network() -> None:
+    result = plan("--workflow-profile", "profiles/paper")
+    assert result.returncode == 0, result.stderr
+    counts = dict(line.split() for line in result.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line))
+    expected = {"download": 3, "cold_start": 2, "train_first_stage": 1, "train_teacher": 1, "tune_weight": 5}
+    assert expected.items() <= {name: int(count) for name, count in counts.items()}.items()
+    # Eight methods and three seeds, each trained and evaluated by a job of its own; four rows that no method trains.
+    trained = sum(int(count) for name, count in counts.items() if name.startswith("train_policy_"))
+    evaluated = sum(int(count) for name, count in counts.items() if name.startswith("evaluate_policy_"))
+    assert (trained, evaluated, int(counts["total"])) == (24, 28, 70)
 
 
 def test_a_typo_is_one_line_before_any_job() -> None:

@@ -22,7 +22,7 @@ rule informative_teacher:
     input:
         **TEACHERS,
         manifest=RESULTS / "data/manifest.json",
-        student=RESULTS / "models/student/cold/model.safetensors",
+        student=STUDENT_START,
         calls=RESULTS / "teacher/student_calls.parquet",
     output:
         verdict=RESULTS / "informative.json",
@@ -32,6 +32,8 @@ rule informative_teacher:
     conda:
         "../envs/iapo.yaml"
     threads: 1
+    resources:
+        gpu=gpus(),
     params:
         audit=asdict(CONFIG.audit),
         settings=[asdict(CONFIG.teacher_attribution), asdict(CONFIG.alignment)],
@@ -45,7 +47,7 @@ rule compare_options:
     input:
         **TEACHERS,
         manifest=RESULTS / "data/manifest.json",
-        student=RESULTS / "models/student/cold/model.safetensors",
+        student=STUDENT_START,
     output:
         table=RESULTS / "audit/options.csv",
         record=RESULTS / "audit/options.run.json",
@@ -54,6 +56,8 @@ rule compare_options:
     conda:
         "../envs/iapo.yaml"
     threads: 1
+    resources:
+        gpu=gpus(),
     params:
         audit=asdict(CONFIG.audit),
         settings=[asdict(CONFIG.teacher_attribution), asdict(CONFIG.alignment)],
@@ -71,7 +75,7 @@ if AUDITED is not None:
             manifest=RESULTS / "data/manifest.json",
             teacher=teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors",
             stats=teacher_cache(AUDITED),
-            cold=RESULTS / "models/student/cold/model.safetensors",
+            cold=STUDENT_START,
             trained=RESULTS
             / f"train/{AUDITED}/seed{CONFIG.seeds[0]}/model/model.safetensors",
             metrics=[
@@ -89,6 +93,8 @@ if AUDITED is not None:
         conda:
             "../envs/iapo.yaml"
         threads: 1
+        resources:
+            gpu=gpus(),
         params:
             audit=asdict(CONFIG.audit),
             planted_cases=50,
@@ -102,7 +108,7 @@ if AUDITED is not None:
         input:
             manifest=RESULTS / "data/manifest.json",
             stats=teacher_cache(AUDITED),
-            cold=RESULTS / "models/student/cold/model.safetensors",
+            cold=STUDENT_START,
         output:
             summary=RESULTS / "perf/summary.json",
             table=RESULTS / "perf/table.csv",
@@ -112,6 +118,8 @@ if AUDITED is not None:
         conda:
             "../envs/iapo.yaml"
         threads: 1
+        resources:
+            gpu=gpus(),
         params:
             method=AUDITED,
             code=code_hash("benchmarks.perf", "iapo"),

@@ -9,14 +9,14 @@ from pathlib import Path
 from baselines import METHODS
 from iapo.config import ConfigError, load_config
 from iapo.methods import resolve, tuned_method, weight_of
-from iapo.preflight import PreflightError, check_device, check_methods, claim_results
+from iapo.estimate import estimate, estimate_text
+from iapo.preflight import PreflightError, check_methods, check_start, claim_results
 from iapo.provenance import code_hash
 from iapo.types import TEST_SETS
 
 try:
     CONFIG = load_config(config)
     check_methods(CONFIG, METHODS)
-    check_device(CONFIG.device)
     # Name in the table → its method and the configuration that it is trained with.
     SETTLED = {
         name: resolve(name, CONFIG, METHODS)
@@ -44,8 +44,23 @@ wildcard_constraints:
     condition="[a-z0-9_]+",
 
 
+def check_machine() -> None:
+    """Say what a run with pretrained models needs, and refuse to start it where that is not there."""
+    needs = estimate(CONFIG, METHODS) if CONFIG.sources else None
+    if needs:
+        print(estimate_text(needs), file=sys.stderr)
+    check_start(
+        CONFIG,
+        folder=Path(),
+        memory_gb=needs.memory_gb if needs else None,
+        disk_gb=needs.disk_gb if needs else None,
+        asks_verifier=any(method.uses_verifier for method, _ in SETTLED.values()),
+    )
+
+
 onstart:
     claim_results(RESULTS)
+    check_machine()
 
 
 def logs(name: str) -> str:
@@ -68,10 +83,25 @@ CACHES = {"main": CONFIG} | {
 }
 
 
+# What every method starts from.
+STUDENT_START = (
+    RESULTS / "first_stage/model/model.safetensors"
+    if CONFIG.student.first_stage
+    else RESULTS / "models/student/cold/model.safetensors"
+)
+
+
+def gpus(count: int = 1) -> int:
+    """GPUs that a job asks for."""
+    return count if CONFIG.device == "cuda" else 0
+
+
 def policy_directory(method: str, seed: str) -> Path:
     """The pretrained directory of a row of the table."""
     if method == "untrained":
         return RESULTS / "models/student/cold"
+    if method == "first_stage":
+        return STUDENT_START.parent
     if method == "teacher_untrained":
         return RESULTS / "models/teacher/cold"
     if method == "teacher":
@@ -85,6 +115,7 @@ def teacher_directory(seed: int) -> Path:
 
 
 TRAINING_MODULES = [
+    "baselines.run",
     "baselines.vtool_r1",
     "baselines.iapo_alignment",
     "iapo.alignment",
@@ -93,8 +124,12 @@ TRAINING_MODULES = [
     "iapo.attribution",
     "iapo.block_sums",
     "iapo.blocks",
+    "iapo.checkpoints",
     "iapo.embedding_path",
     "iapo.env",
+    "iapo.faults",
+    "iapo.grpo_arguments",
+    "iapo.launch",
     "iapo.prompts",
     "iapo.rewards",
     "iapo.shared_prefix",
@@ -104,6 +139,7 @@ TRAINING_MODULES = [
     "iapo.train",
     "iapo.trainer",
     "iapo.turns",
+    "iapo.vllm_rollouts",
 ]
 
 

@@ -1,5 +1,7 @@
 rule build_data:
-    """Draw the figures of every split from the tables and ingest them."""
+    """Draw the figures of every split from the tables, or take ReFocus's, and ingest them."""
+    input:
+        [fetched(CONFIG.data.refocus.source.repo)] if CONFIG.data.refocus else [],
     output:
         expand(
             str(RESULTS / "data/{split}/{test_set}.parquet"),

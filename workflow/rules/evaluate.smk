@@ -51,6 +51,8 @@ for name, methods, batch in EVALUATED:
         conda:
             "../envs/iapo.yaml"
         threads: 1
+        resources:
+            gpu=gpus(),
         params:
             settings=asdict(CONFIG.evaluation),
             test_sets=CONFIG.test_sets,

@@ -8,7 +8,7 @@ rule mechanism_run:
         start=lambda wildcards: (
             teacher_directory(CONFIG.teacher.train_seed)
             if wildcards.condition == "teacher"
-            else RESULTS / "models/student/cold"
+            else STUDENT_START.parent
         )
         / "model.safetensors",
         cache=lambda wildcards: teacher_cache(wildcards.condition),
@@ -20,7 +20,9 @@ rule mechanism_run:
         logs("mechanism/{condition}"),
     conda:
         "../envs/iapo.yaml"
-    threads: 1
+    threads: CONFIG.hardware.processes
+    resources:
+        gpu=gpus(CONFIG.hardware.processes),
     params:
         trained=lambda wildcards: wildcards.condition in SETTLED,
         settings=lambda wildcards: (

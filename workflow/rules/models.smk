@@ -1,7 +1,14 @@
+def pretrained_source(policy: str) -> list[Path]:
+    """The downloaded weights of the student or the teacher, where it is a pretrained model."""
+    pretrained = getattr(CONFIG, policy).model.pretrained
+    return [fetched(pretrained.source.repo)] if pretrained else []
+
+
 rule cold_start:
-    """Train a tiny model from random weights to an imperfect user of the tools."""
+    """A pretrained model made ready, or a tiny one trained from random weights to an imperfect user of the tools."""
     input:
         manifest=RESULTS / "data/manifest.json",
+        source=lambda wildcards: pretrained_source(wildcards.policy),
     output:
         weights=RESULTS / "models/{policy}/cold/model.safetensors",
         record=RESULTS / "models/{policy}/cold.run.json",
@@ -24,6 +31,7 @@ rule cold_start:
             "iapo.tools",
             "iapo.prompts",
             "iapo.data",
+            "iapo.pretrained",
         ),
     script:
         "../scripts/cold_start.py"

@@ -11,11 +11,13 @@ rule train_teacher:
         logs("train_teacher/seed{seed}"),
     conda:
         "../envs/iapo.yaml"
-    threads: 1
+    threads: CONFIG.hardware.processes
+    resources:
+        gpu=gpus(CONFIG.hardware.processes),
     params:
         settings=asdict(CONFIG.teacher.train),
         method="vtool_r1",
-        of_teacher=True,
+        stage="teacher",
         seeds=lambda wildcards: [int(wildcards.seed)],
         replies=str(RESULTS / "verifier"),
         code=training_code("vtool_r1"),
@@ -27,7 +29,7 @@ rule sample_student:
     """The cold-started student's own calls on the training prompts: which calls the cache will be asked for."""
     input:
         manifest=RESULTS / "data/manifest.json",
-        student=RESULTS / "models/student/cold/model.safetensors",
+        student=STUDENT_START,
     output:
         calls=RESULTS / "teacher/student_calls.parquet",
         record=RESULTS / "teacher/student_calls.run.json",
@@ -36,6 +38,8 @@ rule sample_student:
     conda:
         "../envs/iapo.yaml"
     threads: 1
+    resources:
+        gpu=gpus(),
     params:
         rollouts=CONFIG.teacher.student_calls,
         prompts_per_set=CONFIG.train.prompts_per_set,
@@ -64,6 +68,8 @@ rule cache_teacher:
     conda:
         "../envs/iapo.yaml"
     threads: 1
+    resources:
+        gpu=gpus(),
     params:
         attribution=lambda wildcards: asdict(
             CACHES[wildcards.cache].teacher_attribution
@@ -103,6 +109,8 @@ rule fill_cache:
     conda:
         "../envs/iapo.yaml"
     threads: 1
+    resources:
+        gpu=gpus(),
     params:
         attribution=lambda wildcards: asdict(
             CACHES[wildcards.cache].teacher_attribution

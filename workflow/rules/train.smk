@@ -1,8 +1,37 @@
+if CONFIG.student.first_stage:
+
+    rule train_first_stage:
+        """The student by GRPO on the outcome alone, once for all methods: the paper's first of two stages."""
+        input:
+            manifest=RESULTS / "data/manifest.json",
+            start=RESULTS / "models/student/cold/model.safetensors",
+        output:
+            weights=[STUDENT_START],
+            metrics=[RESULTS / "first_stage/metrics.csv"],
+            record=[RESULTS / "first_stage/model.run.json"],
+        log:
+            logs("train_first_stage"),
+        conda:
+            "../envs/iapo.yaml"
+        threads: CONFIG.hardware.processes
+        resources:
+            gpu=gpus(CONFIG.hardware.processes),
+        params:
+            settings=asdict(CONFIG.student.first_stage),
+            method="vtool_r1",
+            stage="student",
+            seeds=[0],
+            replies=str(RESULTS / "verifier"),
+            code=training_code("vtool_r1"),
+        script:
+            "../scripts/train_policy.py"
+
+
 rule tune_weight:
     """Short trials of one method from the student's cold start: which weight does best on the dev split?"""
     input:
         manifest=RESULTS / "data/manifest.json",
-        start=RESULTS / "models/student/cold/model.safetensors",
+        start=STUDENT_START,
         cache=lambda wildcards: teacher_cache(wildcards.method),
         teacher=lambda wildcards: verifying_teacher(wildcards.method),
     output:
@@ -12,7 +41,9 @@ rule tune_weight:
         logs("tuning/{method}"),
     conda:
         "../envs/iapo.yaml"
-    threads: 1
+    threads: CONFIG.hardware.processes
+    resources:
+        gpu=gpus(CONFIG.hardware.processes),
     params:
         tuning=asdict(CONFIG.tuning),
         settings=lambda wildcards: training_settings(wildcards.method),
@@ -31,7 +62,7 @@ for batch in CONFIG.seed_batches:
             f"train_policy_{'_'.join(map(str, batch))}"
         input:
             manifest=RESULTS / "data/manifest.json",
-            start=RESULTS / "models/student/cold/model.safetensors",
+            start=STUDENT_START,
             cache=lambda wildcards: teacher_cache(wildcards.method),
             teacher=lambda wildcards: verifying_teacher(wildcards.method),
             choice=lambda wildcards: choice(wildcards.method),
@@ -60,11 +91,13 @@ for batch in CONFIG.seed_batches:
             logs(f"train/{{method}}/seed{'_'.join(map(str, batch))}"),
         conda:
             "../envs/iapo.yaml"
-        threads: 1
+        threads: CONFIG.hardware.processes
+        resources:
+            gpu=gpus(CONFIG.hardware.processes),
         params:
             settings=lambda wildcards: training_settings(wildcards.method),
             method=lambda wildcards: wildcards.method,
-            of_teacher=False,
+            stage="method",
             seeds=batch,
             replies=str(RESULTS / "verifier"),
             code=lambda wildcards: training_code(wildcards.method),

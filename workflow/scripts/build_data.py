@@ -1,4 +1,4 @@
-"""Draw, ingest and store every split."""
+"""Draw or read, ingest and store every split."""
 
 from pathlib import Path
 from typing import Any
@@ -9,10 +9,11 @@ from iapo.provenance import job
 snakemake: Any
 
 with job(snakemake) as run:
-    manifest = build(run.config.data, Path(snakemake.output.manifest).parent)
+    fetched = Path(snakemake.input[0]) if snakemake.input else None
+    manifest = build(run.config.data, Path(snakemake.output.manifest).parent, raw=fetched.parent if fetched else None)
     run.write_record(
         Path(snakemake.output.record),
-        inputs={"manifest": Path(snakemake.output.manifest)},
+        inputs={"manifest": Path(snakemake.output.manifest)} | ({"fetched": fetched} if fetched else {}),
         seeds={"data": run.config.data.seed},
         counts=manifest["counts"],
     )

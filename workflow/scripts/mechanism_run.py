@@ -1,5 +1,6 @@
 """Train one condition of the mechanism study with every seed and measure what its policies do."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,12 @@ with job(snakemake) as run:
     import pandas as pd
 
     from baselines import METHODS
+    from baselines.run import TrainingJob, run_job
     from benchmarks.mechanism.behaviour import measure
     from iapo.data.store import read_split
     from iapo.methods import resolve
     from iapo.models import load_model
     from iapo.teacher_cache import directory_of
-    from iapo.train import train
     from iapo.types import TEST_SETS
 
     condition = snakemake.wildcards.condition
@@ -25,26 +26,27 @@ with job(snakemake) as run:
     policies = {0: start.parent}
     metrics: list[pd.DataFrame] = []
     if snakemake.params.trained:
-        method, config = resolve(condition, run.config, METHODS)
-        examples = read_split(manifest.parent, "train", TEST_SETS)
+        method, _ = resolve(condition, run.config, METHODS)
         cache = directory_of(Path(snakemake.input.cache[0])) if method.uses_teacher else None
-        for seed in config.seeds:
+        for seed in run.config.seeds:
             work = Path(snakemake.params.work) / f"seed{seed}"
             policies[seed] = work / "model"
             if (work / "finished.csv").exists():
                 metrics.append(pd.read_csv(work / "finished.csv"))
                 continue
             with exclusive(work):
-                rows = train(
-                    method,
-                    config,
-                    config.train,
-                    examples,
-                    start=start.parent,
-                    cache=cache,
-                    work=work,
-                    output=policies[seed],
-                    seed=seed,
+                rows = run_job(
+                    TrainingJob(
+                        method=condition,
+                        stage="method",
+                        seed=seed,
+                        config=asdict(run.config),
+                        data=manifest.parent,
+                        start=start.parent,
+                        work=work,
+                        output=policies[seed],
+                        cache=cache,
+                    )
                 )
             metrics.append(pd.DataFrame(rows).assign(condition=condition, seed=seed))
             with atomic_write(work / "finished.csv") as partial:

@@ -1,0 +1,187 @@
+"""What is odd about ReFocus_Data, planted into the fixture one by one."""
+
+from __future__ import annotations
+
+import copy
+import io
+from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from PIL import Image
+
+from benchmarks.rehearsal.refocus_records import Fixture, Record
+
+_CORNERS = ("x1", "y1", "x2", "y2")
+
+
+def _picture(fixture: Fixture, path: str) -> str:
+    """Where the figure that a record names is kept."""
+    tail = "/".join(PurePosixPath(path).parts[-3:])
+    return next(key for key in fixture.pictures if key.endswith(tail))
+
+
+def _size(fixture: Fixture, path: str) -> tuple[int, int]:
+    return Image.open(io.BytesIO(fixture.pictures[_picture(fixture, path)])).size
+
+
+def _training_path(record: Record) -> str:
+    return str(record["conversations"][0]["images"][0])
+
+
+def _scaled(box: Mapping[str, float], width: float, height: float) -> dict[str, float]:
+    scales = (width, height, width, height)
+    return {name: box[name] * scale for name, scale in zip(_CORNERS, scales, strict=True)}
+
+
+def _of_first_figure(fixture: Fixture, test_set: str) -> list[Record]:
+    """All records on the figure of the first one."""
+    records = [record for _, record in fixture.tests[test_set]]
+    return [record for record in records if record["figure_path"] == records[0]["figure_path"]]
+
+
+def _other_unit(fixture: Fixture) -> None:
+    """A test record in pixels, a training record in fractions."""
+    _, record = fixture.tests["h_bar"][0]
+    record["y_bboxes"] = [_scaled(box, *_size(fixture, record["figure_path"])) for box in record["y_bboxes"]]
+    trained = fixture.training[0]
+    width, height = _size(fixture, _training_path(trained))
+    boxes = trained["y_values_bbox"]
+    trained["y_values_bbox"] = {label: _scaled(box, 1 / width, 1 / height) for label, box in boxes.items()}
+    trained["focus_areas"] = [_scaled(box, 1 / width, 1 / height) for box in trained["focus_areas"]]
+
+
+def _missing_figure(fixture: Fixture) -> None:
+    _, record = fixture.tests["v_bar"][0]
+    del fixture.pictures[_picture(fixture, record["figure_path"])]
+
+
+def _unreadable_figure(fixture: Fixture) -> None:
+    _, record = fixture.tests["vtabfact"][0]
+    path = _picture(fixture, record["figure_path"])
+    fixture.pictures[path] = fixture.pictures[path][:1000]
+
+
+def _shared_ids(fixture: Fixture) -> None:
+    """VWTQ_syn asks questions of VWTQ again, under their ids."""
+    shared, _ = fixture.tests["vwtq"][0]
+    _, record = fixture.tests["vwtq_syn"][0]
+    record["figure_id"] = shared
+    fixture.tests["vwtq_syn"][0] = (shared, record)
+
+
+def _repeated_keys(fixture: Fixture) -> None:
+    """A key that stands again with another record, and one with the same."""
+    pairs = fixture.tests["vwtq"]
+    (name, _), (again, same) = pairs[0], pairs[1]
+    pairs += [(name, {**pairs[2][1], "figure_id": name}), (again, copy.deepcopy(same))]
+
+
+def _extra_field(fixture: Fixture) -> None:
+    fixture.tests["h_bar"][1][1]["caption"] = "who knows"
+
+
+def _truth_forms(fixture: Fixture) -> None:
+    forms: list[tuple[Any, Any]] = [(0, 1), ("false", "true"), (False, True), ("False", "True")]
+    for i, (_, record) in enumerate(fixture.tests["vtabfact"]):
+        record["answer"] = forms[i % len(forms)][int(record["answer"])]
+
+
+def _number_answers(fixture: Fixture) -> None:
+    for test_set, form in (("h_bar", int), ("v_bar", float), ("charxiv", int), ("vwtq", float)):
+        _, record = fixture.tests[test_set][0]
+        record["answer"] = form(record["answer"])
+
+
+def _unusable_answers(fixture: Fixture) -> None:
+    fixture.tests["vtabfact"][0][1]["answer"] = "maybe"
+    fixture.tests["vwtq"][0][1]["answer"] = " "
+
+
+def _repeated_labels(fixture: Fixture) -> None:
+    """Two rows that begin alike, one that begins with nothing, and two bars of one name."""
+    for record in _of_first_figure(fixture, "vwtq"):
+        rows = record["row_starters"]
+        record["row_starters"] = [*rows[:3], rows[2], "", *rows[5:]]
+    for record in _of_first_figure(fixture, "h_bar"):
+        record["y_values"] = [record["y_values"][0], *record["y_values"][:1], *record["y_values"][2:]]
+
+
+def _label_without_box(fixture: Fixture) -> None:
+    for record in _of_first_figure(fixture, "vwtq_syn"):
+        record["rows_bbox"] = record["rows_bbox"][:-1]
+    for record in _of_first_figure(fixture, "v_bar"):
+        record["x_values"] = record["x_values"][:-1]
+
+
+def _boxes_outside(fixture: Fixture) -> None:
+    """A box a little over the picture's edge, and one wholly beyond it."""
+    for record in _of_first_figure(fixture, "vwtq"):
+        record["columns_bbox"][-1]["x2"] = 1.02
+        record["rows_bbox"][-1] |= {"y1": 1.01, "y2": 1.04}
+    boxes = fixture.training[0]["y_values_bbox"]
+    next(iter(boxes.values()))["x2"] = 900
+
+
+def _no_boxes(fixture: Fixture) -> None:
+    """ReFocus drops the boxes of tables whose rows and columns its detector miscounts."""
+    for record in _of_first_figure(fixture, "vtabfact"):
+        record |= {"column_headers": [], "row_starters": [], "columns_bbox": [], "rows_bbox": []}
+
+
+def _keyed_boxes(fixture: Fixture) -> None:
+    for _, record in fixture.tests["v_bar"]:
+        record["x_bboxes"] = dict(zip(record["x_values"], record["x_bboxes"], strict=True))
+        record["y_bboxes"] = {}
+
+
+def _no_panels(fixture: Fixture) -> None:
+    _, record = fixture.tests["charxiv"][0]
+    blank = io.BytesIO()
+    Image.new("RGB", (900, 700), "white").save(blank, "JPEG")
+    fixture.pictures[_picture(fixture, record["figure_path"])] = blank.getvalue()
+
+
+def _tested_in_training(fixture: Fixture) -> None:
+    """The pixels of a tested figure under another name, saved anew."""
+    tested = fixture.pictures[_picture(fixture, fixture.tests["h_bar"][0][1]["figure_path"])]
+    anew = io.BytesIO()
+    Image.open(io.BytesIO(tested)).save(anew, "PNG", compress_level=1)
+    fixture.pictures[_picture(fixture, _training_path(fixture.training[0]))] = anew.getvalue()
+
+
+def _later_records(fixture: Fixture) -> None:
+    """The form of the training records that the repository's own parquet files have, too."""
+    for record in fixture.training:
+        record["image"] = _training_path(record).replace("data/ChartQA", "ChartQA/ChartQA Dataset")
+        record["thoughts"] = [turn["response"] for turn in record.pop("conversations")]
+        record["question"] = record.pop("query")
+        record["source"] = f"chartqa_{record['source']}"
+        for axis in ("x", "y"):
+            boxes = record[f"{axis}_values_bbox"]
+            record[f"{axis}_values"] = list(boxes)
+            record[f"{axis}_values_bbox"] = list(boxes.values())
+        areas = record.pop("focus_areas")
+        record["focus_areas_bbox"] = {name: [area[name] for area in areas] for name in _CORNERS}
+
+
+ODDITIES: Mapping[str, Callable[[Fixture], None]] = {
+    "other_unit": _other_unit,
+    "missing_figure": _missing_figure,
+    "unreadable_figure": _unreadable_figure,
+    "shared_ids": _shared_ids,
+    "repeated_keys": _repeated_keys,
+    "extra_field": _extra_field,
+    "truth_forms": _truth_forms,
+    "number_answers": _number_answers,
+    "unusable_answers": _unusable_answers,
+    "repeated_labels": _repeated_labels,
+    "label_without_box": _label_without_box,
+    "boxes_outside": _boxes_outside,
+    "no_boxes": _no_boxes,
+    "keyed_boxes": _keyed_boxes,
+    "no_panels": _no_panels,
+    "tested_in_training": _tested_in_training,
+    "later_records": _later_records,
+}
+"""Name → what it does to the fixture."""

@@ -1,0 +1,86 @@
+"""What a training run leaves while it runs: figures by step, resumable checkpoints, and the trained policy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+from iapo.models import load_model, save_model
+
+
+class MetricsFile:
+    """Figures by step, one JSON object a line; appended while training, cut back when it resumes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def append(self, row: dict[str, float]) -> None:
+        """Add one step's figures."""
+        with self._path.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
+
+    def rows(self) -> list[dict[str, float]]:
+        """Every whole line; a line cut off by a kill is left out."""
+        if not self._path.exists():
+            return []
+        lines = self._path.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def truncate_after(self, step: int) -> None:
+        """Drop what a killed run had written past its last checkpoint."""
+        kept = [row for row in self.rows() if row["step"] <= step]
+        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+
+
+def metrics_file(work: Path) -> MetricsFile:
+    """The figures of the run with this work folder."""
+    return MetricsFile(work / "metrics.jsonl")
+
+
+def clean(work: Path) -> None:
+    """Remove what a killed run left half made; called once, before any process trains.
+
+    transformers writes ``trainer_state.json`` last, so a checkpoint with a readable one is whole.
+    """
+    for checkpoint in (work / "checkpoints").glob("checkpoint-*"):
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+    metrics_file(work).truncate_after(step_of(last_checkpoint(work)))
+
+
+def last_checkpoint(work: Path) -> Path | None:
+    """The latest checkpoint of the run with this work folder; None before the first."""
+    return max((work / "checkpoints").glob("checkpoint-*"), key=step_of, default=None)
+
+
+def step_of(checkpoint: Path | None) -> int:
+    """Steps that a checkpoint has behind it."""
+    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+
+
+def save_policy(trainer: Any, processor: Any, start: Path, output: Path, adapters: LoraConfig | None) -> None:
+    """Write the trained policy as one pretrained directory, adapters merged. Every process calls it, the first writes.
+
+    Args:
+        trainer: after training, its model sharded or not.
+        processor: the model's.
+        start: pretrained directory that training began from; adapters are merged into its weights.
+        output: gets the directory, whole or not at all.
+        adapters: what was trained in place of the weights.
+    """
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.accelerator.is_main_process:
+        return
+    if adapters is None:
+        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, output, weights=weights)
+        return
+    trained = get_peft_model(load_model(start)[0], adapters)
+    set_peft_model_state_dict(trained, {name: value for name, value in weights.items() if "lora_" in name})
+    save_model(trained.merge_and_unload(), processor, output)

@@ -1,0 +1,229 @@
+"""Boxes as records write them, as pixels: by label, listed or in columns; fractions of the picture or pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from iapo.data.records import IngestError, Record
+from iapo.types import Box, Family
+
+Unit = Literal["fraction", "pixel"]
+Corners = tuple[float, float, float, float]
+"""Left, top, right, bottom as written, in either unit."""
+Boxes = dict[Family, dict[str, Box]]
+
+Oddity = Literal[
+    "repeated label",
+    "blank label",
+    "label without a box",
+    "box without a label",
+    "box clipped",
+    "box without area",
+    "boxes in the other unit",
+    "focus area without a label",
+    "no boxes",
+]
+
+_NAMES = ("x1", "y1", "x2", "y2")
+_LARGEST_FRACTION = 1.5
+"""Boxes may reach a little over the picture's edge, yet none in pixels is as small as this."""
+_SAME_BOX = 2
+"""How far apart the corners of equal boxes may be, px: one was rounded and the other not."""
+_EDGE_THRESHOLDS = (100, 200)
+"""ReFocus's for Canny's hysteresis, in steps of brightness."""
+_MOST_PANELS = 10
+_PANEL_TOLERANCE = 10
+"""How far a sub-figure's width plus height may be from the largest one's, px."""
+
+
+class BoxReader:
+    """Reads one record's boxes in whatever form, and notes what is odd about them."""
+
+    def __init__(self, record: Record, size: tuple[int, int]) -> None:
+        """``size`` is the picture's width and height, px."""
+        self._record, self._size = record, size
+        self.unit: Unit = "pixel"
+        """Of the boxes as written; known once they were read."""
+        self.oddities: dict[Oddity, list[str]] = {}
+        """What was odd → the labels concerned."""
+
+    def read(self, fields: Mapping[Family, tuple[str, str]]) -> Boxes:
+        """Boxes in pixels, clipped to the picture.
+
+        Args:
+            fields: family → the record's fields of its labels and of their boxes.
+
+        Returns:
+            Family → label → box. Labels are made distinct, so that each place can be named; families and labels
+            without a box are absent.
+        """
+        written = {family: self._written(*names) for family, names in fields.items()}
+        self.unit = _unit_of(corners for named in written.values() for corners in named.values())
+        boxes: Boxes = {}
+        for family, named in written.items():
+            placed = {label: self._placed(label, corners) for label, corners in named.items()}
+            if kept := {label: box for label, box in placed.items() if box is not None}:
+                boxes[family] = kept
+        return boxes
+
+    def focus_labels(self, boxes: Mapping[Family, Mapping[str, Box]]) -> tuple[str, ...]:
+        """The annotated labels (``focus_areas``): named, or told by their boxes."""
+        known = {label: box for labels in boxes.values() for label, box in labels.items()}
+        areas = self._record.fields.get("focus_areas") or []
+        labels: dict[str, None] = {}
+        for area in list(areas) if _is_keyed(areas) else _rows(areas):
+            label = _tidy(area) if isinstance(area, str) else self._nearest(area, known)
+            if label in known:
+                labels[label] = None
+            else:
+                self.note("focus area without a label", str(area))
+        return tuple(labels)
+
+    def note(self, oddity: Oddity, *labels: str) -> None:
+        """Add to :attr:`oddities`."""
+        self.oddities.setdefault(oddity, []).extend(labels)
+
+    def _nearest(self, area: Any, known: Mapping[str, Box]) -> str:
+        wanted = _to_pixels(self._corners("focus_areas", area), self._size, self.unit)
+        for label, box in known.items():
+            if all(abs(a - b) <= _SAME_BOX for a, b in zip(box, wanted, strict=True)):
+                return label
+        return ""
+
+    def _written(self, labels_field: str, boxes_field: str) -> dict[str, Corners]:
+        """Distinct label → corners."""
+        labels = [str(label) for label in self._record[labels_field]]
+        boxes = self._record[boxes_field]
+        if _is_keyed(boxes):
+            self.note_all("repeated label", (label for i, label in enumerate(labels) if label in labels[:i]))
+            self.note_all("box without a label", (label for label in boxes if label not in labels))
+            pairs = [(label, boxes.get(label)) for label in dict.fromkeys(labels)]
+        else:
+            rows = _rows(boxes)
+            self.note_all("box without a label", map(str, rows[len(labels) :]))
+            pairs = list(zip(labels, [*rows, *[None] * len(labels)], strict=False))
+        self.note_all("label without a box", (label for label, box in pairs if box is None))
+        named: dict[str, Corners] = {}
+        for label, box in pairs:
+            if box is not None:
+                named[self._distinct(label, named)] = self._corners(boxes_field, box)
+        return named
+
+    def note_all(self, oddity: Oddity, labels: Iterable[str]) -> None:
+        """Add to :attr:`oddities` where there are any."""
+        if found := list(labels):
+            self.note(oddity, *found)
+
+    def _distinct(self, label: str, taken: Mapping[str, Corners]) -> str:
+        tidy = _tidy(label)
+        if not tidy:
+            self.note("blank label", label)
+            tidy = "(blank)"
+        if tidy not in taken:
+            return tidy
+        self.note("repeated label", tidy)
+        return next(name for i in range(2, len(taken) + 3) if (name := f"{tidy} ({i})") not in taken)
+
+    def _corners(self, name: str, box: Any) -> Corners:
+        try:
+            values = [box[corner] for corner in _NAMES] if isinstance(box, Mapping) else list(box)
+            left, top, right, bottom = (float(value) for value in values)
+        except (KeyError, TypeError, ValueError):
+            raise IngestError(f"{self._record.where}: {name} holds {box!r}; expected x1, y1, x2 and y2") from None
+        if not all(map(math.isfinite, (left, top, right, bottom))):
+            raise IngestError(f"{self._record.where}: {name} holds {box!r}; expected finite numbers")
+        return left, top, right, bottom
+
+    def _placed(self, label: str, corners: Corners) -> Box | None:
+        box = _to_pixels(corners, self._size, self.unit)
+        clipped = _clipped(box, self._size)
+        if clipped is None:
+            self.note("box without area", label)
+        elif clipped != box:
+            self.note("box clipped", label)
+        return clipped
+
+
+def _tidy(label: str) -> str:
+    """On one line and without outer space, as a model will write it."""
+    return " ".join(label.split())
+
+
+def _is_keyed(boxes: Any) -> bool:
+    """Whether boxes are keyed by label, and not by corner."""
+    return isinstance(boxes, Mapping) and not _is_columns(boxes)
+
+
+def _is_columns(boxes: Mapping[str, Any]) -> bool:
+    return set(boxes) == set(_NAMES) and all(isinstance(column, list) for column in boxes.values())
+
+
+def _rows(boxes: Any) -> list[Any]:
+    """Listed boxes; four columns, as Arrow stores lists of boxes, are turned into rows."""
+    if isinstance(boxes, Mapping):
+        return [dict(zip(_NAMES, row, strict=True)) for row in zip(*(boxes[name] for name in _NAMES), strict=True)]
+    return list(boxes)
+
+
+def _unit_of(boxes: Iterable[Corners]) -> Unit:
+    return "fraction" if all(abs(value) <= _LARGEST_FRACTION for corners in boxes for value in corners) else "pixel"
+
+
+def _to_pixels(corners: Corners, size: tuple[int, int], unit: Unit) -> Box:
+    width, height = size if unit == "fraction" else (1, 1)
+    left, top, right, bottom = corners
+    return round(left * width), round(top * height), round(right * width), round(bottom * height)
+
+
+def _clipped(box: Box, size: tuple[int, int]) -> Box | None:
+    left, top = max(0, box[0]), max(0, box[1])
+    right, bottom = min(size[0], box[2]), min(size[1], box[3])
+    return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def find_panels(image: Image.Image) -> dict[str, Box]:
+    """Candidate sub-figures, labelled by position, as ReFocus finds them.
+
+    Canny edges, external contours, the ten longest, of those the ones about as large as the largest. ReFocus blurs
+    before, which moves the edges and is not needed; with lower thresholds a JPEG's noise joins or breaks frames.
+    """
+    edges = cv2.Canny(np.asarray(image.convert("L")), *_EDGE_THRESHOLDS)
+    contours, _ = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    longest = sorted(contours, key=lambda c: -cv2.arcLength(c, True))[:_MOST_PANELS]
+    boxes = [cv2.boundingRect(contour) for contour in longest]
+    largest = max((w + h for _, _, w, h in boxes), default=0)
+    panels = [(x, y, x + w, y + h) for x, y, w, h in boxes if abs(w + h - largest) <= _PANEL_TOLERANCE]
+    return _by_position([panel for panel in panels if not _inside_another(panel, panels)])
+
+
+def _inside_another(panel: Box, panels: Sequence[Box]) -> bool:
+    """A frame has an outer and an inner edge; the outer one is the panel."""
+    return any(
+        other != panel
+        and other[0] <= panel[0]
+        and other[1] <= panel[1]
+        and other[2] >= panel[2]
+        and other[3] >= panel[3]
+        for other in panels
+    )
+
+
+def _by_position(panels: Sequence[Box]) -> dict[str, Box]:
+    """Rows are panels whose vertical centres lie within each other; columns follow from left to right."""
+    labelled: dict[str, Box] = {}
+    rows: list[list[Box]] = []
+    for panel in sorted(panels, key=lambda box: (box[1], box[0])):
+        if rows and panel[1] < (rows[-1][0][1] + rows[-1][0][3]) / 2:
+            rows[-1].append(panel)
+        else:
+            rows.append([panel])
+    for i, row in enumerate(rows, start=1):
+        for j, panel in enumerate(sorted(row), start=1):
+            labelled[f"row {i} column {j}"] = panel
+    return labelled

@@ -1,0 +1,88 @@
+"""TRL's client and ``FigureGeneration`` at a real vLLM server; run by ``test_real`` with the server up.
+
+    python real_server.py ADDRESS MODEL DATA OUT
+
+writes OUT, JSON. The weights are not sent: NCCL needs GPUs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from trl.generation.vllm_client import VLLMClient
+
+from iapo.data.store import read_split
+from iapo.demonstrations import run_call
+from iapo.faults import ImagesOutOfStep
+from iapo.models import load_model
+from iapo.processor import UNSAMPLED_TOKENS
+from iapo.prompts import open_image, prompt_messages
+from iapo.provenance import write_json
+from iapo.rollout import EncodedPrompt, continue_prompt, encode_prompt
+from iapo.teacher import turn_ids
+from iapo.tools import render_call
+from iapo.types import ToolCall
+from iapo.vllm_rollouts import FigureGeneration
+
+
+@torch.no_grad()
+def difference(
+    model: Any, processor: Any, prompt: EncodedPrompt, turn: list[int], logprobs: list[list[float]]
+) -> float:
+    """Largest gap between the server's log-probabilities of a turn and transformers'."""
+    ids = torch.tensor([prompt.input_ids + turn])
+    output = model(
+        input_ids=ids,
+        mm_token_type_ids=(ids == processor.image_token_id).long(),
+        pixel_values=prompt.pixel_values,
+        image_grid_thw=prompt.image_grid_thw,
+    )
+    logits = output.logits[0, len(prompt.input_ids) - 1 : -1]
+    logits[:, processor.tokenizer.convert_tokens_to_ids(list(UNSAMPLED_TOKENS))] = -torch.inf
+    expected = logits.log_softmax(-1).gather(1, torch.tensor(turn)[:, None])[:, 0]
+    return float((expected - torch.tensor([place[0] for place in logprobs])).abs().max())
+
+
+def main(address: str, start: Path, data: Path, output: Path) -> None:
+    model, processor = load_model(start)
+    VLLMClient.init_communicator = lambda self, device: None  # type: ignore[method-assign]
+    generation = FigureGeneration(
+        model=model,
+        accelerator=Accelerator(cpu=True),
+        processing_class=processor,
+        mode="server",
+        server_base_url=address,
+        max_completion_length=8,
+        generation_kwargs={"bad_words": list(UNSAMPLED_TOKENS)},
+    )
+    example = next(e for e in read_split(data, "test", ("vwtq",)))
+    image = open_image(example)
+    call = ToolCall("focus_on_rows_with_mask", (next(iter(example.figure.boxes["rows"])),))
+    first = encode_prompt(processor, prompt_messages(example), example.figure.kind)
+    answer = run_call(example, image, call)
+    second = continue_prompt(processor, first, turn_ids(processor.tokenizer, render_call(call)), answer)
+    edited = answer[0]["content"][0]["image"]
+    found: dict[str, Any] = {"same_ids": [], "differences": []}
+    for prompt, images, copies in [(first, [image], 4), (second, [image, edited], 1)]:
+        read, turns, logprobs, _ = generation.generate([prompt.input_ids] * copies, [images] * copies, copies)
+        found["same_ids"].append(read == [prompt.input_ids] * copies)
+        found["differences"] += [
+            difference(model, processor, prompt, turn, values) for turn, values in zip(turns, logprobs, strict=True)
+        ]
+    shorter = list(first.input_ids)
+    shorter.remove(processor.image_token_id)
+    try:
+        generation.generate([shorter], [[image]], 1)
+    except ImagesOutOfStep as error:
+        found["out_of_step"] = str(error)
+    address = f"{generation.vllm_client.base_url}/reset_encoder_cache"
+    found["reset"] = generation.vllm_client.session.post(address).status_code
+    write_json(output, found)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(Path, sys.argv[2:]))

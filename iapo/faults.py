@@ -186,6 +186,7 @@ class GuardMixin(_Trainer):
             "process": index,
             "examples": names,
             "batch": self._example_ids,
+            "rows": list(rows),
             "reward_names": self.reward_func_names,
             "rewards": None if self._row_rewards is None else self._row_rewards.tolist(),
             "last_checkpoint": checkpoint,

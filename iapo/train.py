@@ -93,7 +93,11 @@ def train(
     )
     trainer.finished_epochs = step_of(checkpoint) // max(1, len(prompts) // settings.groups_per_step)
     with _followed(trainer, config, work, settings.steps, f"train {method.name} seed {seed}"):
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        if step_of(checkpoint) < settings.steps or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        else:
+            # All steps are done; transformers would take one more (seen with 5.17).
+            trainer._load_from_checkpoint(str(checkpoint))
     if isinstance(trainer, AlignmentTrainer):
         _write_misses(work / "misses.jsonl", trainer)
     save_policy(trainer, processor, start, output, adapters)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import torch
 from accelerate.utils import is_peft_model
 from torch import Tensor
 from transformers import TrainerCallback
@@ -104,6 +105,12 @@ class FigureTrainer(TurnMixin, GuardMixin, VllmMixin, GRPOTrainer):
         for _ in range(self.finished_epochs):
             next(iter(sampler))
         return sampler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
+        if self.args.device.type == "cpu":
+            # With several processes accelerate calls it cpu:0, which torch cannot restore a tensor to.
+            vars(self.args)["_setup_devices"] = torch.device("cpu")
+        super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         # transformers saves Qwen2.5-VL under renamed keys and loads checkpoints by plain names, not strictly, so

@@ -233,8 +233,6 @@ def test_what_the_teacher_needs(less: dict[str, Any], more: dict[str, Any]) -> N
 
 
 def test_attribution_holds_a_longest_prompt_whatever_the_budget() -> None:
-    """A forward pass holds at least one point of one prompt, so that a smaller budget does not help below that."""
-
     def cached(budget: int) -> float:
         found = _found(attribution={"tokens_per_forward": budget})
         return next(stage.memory_gb for stage in found.stages if stage.name.startswith("cache"))

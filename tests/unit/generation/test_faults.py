@@ -11,6 +11,8 @@ from torch import Tensor
 from iapo.config import Config, TrainConfig
 from iapo.faults import ImagesOutOfStep, RolloutFault, check_images
 from iapo.processor import UNSAMPLED_TOKENS
+from iapo.prompts import prompt_messages
+from iapo.rollout import encode_prompt
 from iapo.types import Example
 from iapo.vllm_rollouts import sampling_arguments
 
@@ -92,16 +94,18 @@ def suppressed(tiny: tuple[Any, Any]) -> dict[str, Any]:
 
 
 def test_a_loss_that_is_no_number_names_the_smaller_batch(
-    make: Any, suppressed: dict[str, Any], tmp_path: Path
+    make: Any, suppressed: dict[str, Any], examples: list[Example], tiny: tuple[Any, Any], tmp_path: Path
 ) -> None:
+    lengths = {len(encode_prompt(tiny[1], prompt_messages(e), e.figure.kind).input_ids): e for e in examples}
     halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
     trainer = make(save_strategy="steps", save_steps=1, **halves, **suppressed)
-    compute, bad = trainer._compute_loss, []
+    compute = trainer._compute_loss
+    bad: list[str] = []
 
     def loss(model: Any, inputs: dict[str, Any]) -> Tensor:
         value: Tensor = compute(model, inputs)
         if trainer.state.global_step == 1 and 5 in inputs["rollout_index"]:
-            bad.extend(inputs["rollout_index"].tolist())
+            bad.extend(lengths[length].example_id for length in inputs["prompt_mask"].sum(1).tolist())
             return value * torch.nan
         return value
 
@@ -109,7 +113,8 @@ def test_a_loss_that_is_no_number_names_the_smaller_batch(
     with pytest.raises(RolloutFault, match=r"step 1: found a loss of nan\. Examples: .*checkpoint-1"):
         trainer.train()
     found = fault(tmp_path)
-    assert len(bad) == 4 and found["examples"] == list(dict.fromkeys(found["batch"][i] for i in bad))
+    assert len(lengths) == len(bad) / 2 == 2
+    assert [found["batch"][i] for i in found["rows"]] == bad and found["examples"] == list(dict.fromkeys(bad))
     assert found["step"] == 1 and len(found["rewards"]) == 8 and len(found["advantages"]) == 4
     assert found["last_checkpoint"] == str(tmp_path / "checkpoint-1")
 

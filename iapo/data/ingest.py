@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from iapo.data.boxes import Boxes, BoxReader, Oddity, Unit, find_panels
 from iapo.data.hints import hint_text
@@ -139,11 +139,15 @@ def read_record(record: Record, picture: bytes, *, test_set: str, split: Split) 
 
 
 def _opened(record: Record, picture: bytes) -> Image.Image:
+    # lmms-eval sets this for its whole process; half a figure would pass for a whole one.
+    lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         image = Image.open(io.BytesIO(picture))
         image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise LeftOutError(record, "unreadable figure", f"its figure does not open ({error})") from None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = lenient
     return image
 
 

@@ -208,3 +208,27 @@ def teacher_verdict(*names: str) -> list[Path]:
     """Whether the teacher is informative, as an input, where one of these compares with the cached teacher."""
     asks = any(teacher_cache(name) for name in names)
     return [RESULTS / "informative.json"] if asks else []
+
+
+# What a repository is asked for: weights in one format only, and of the data what the ingest reads.
+WANTED = {
+    "model": ["*.json", "*.safetensors", "*.txt", "*.jinja"],
+    "dataset": ["test_data_with_bounding_box*", "images/*", "train_raw_data/*chartqa*"],
+}
+
+
+def fetched(repo: str) -> Path:
+    """The file that says that a repository is here, whole and verified."""
+    return Path(CONFIG.hub.downloads) / repo / "fetched.json"
+
+
+def kind_of(repo: str) -> str:
+    """Models and datasets have different addresses on the hub."""
+    data = CONFIG.data.refocus
+    return "dataset" if data and data.source.repo == repo else "model"
+
+
+def pretrained_source(policy: str) -> list[Path]:
+    """The downloaded weights of the student or the teacher, where it is a pretrained model."""
+    pretrained = getattr(CONFIG, policy).model.pretrained
+    return [fetched(pretrained.source.repo)] if pretrained else []

@@ -1,9 +1,3 @@
-def pretrained_source(policy: str) -> list[Path]:
-    """The downloaded weights of the student or the teacher, where it is a pretrained model."""
-    pretrained = getattr(CONFIG, policy).model.pretrained
-    return [fetched(pretrained.source.repo)] if pretrained else []
-
-
 rule cold_start:
     """A pretrained model made ready, or a tiny one trained from random weights to an imperfect user of the tools."""
     input:

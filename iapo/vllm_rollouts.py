@@ -9,15 +9,20 @@ weight update (TRL's issue 7198). See docs/vllm.md.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
 from trl.generation.vllm_generation import VLLMGeneration
 
 from iapo.config import Config, TrainConfig
+from iapo.env import tool_schemas
 from iapo.faults import ImagesOutOfStep, image_runs
 from iapo.processor import UNSAMPLED_TOKENS
+from iapo.prompts import prompt_messages
+from iapo.types import Example
 
 if TYPE_CHECKING:
     from trl import GRPOTrainer as _Trainer
@@ -26,7 +31,7 @@ else:
 
 
 def sampling_arguments(
-    config: Config, settings: TrainConfig, processor: Any, *, longest_prompt: int | None = None
+    config: Config, settings: TrainConfig, processor: Any, *, prompt_tokens: int | None = None
 ) -> dict[str, Any]:
     """TRL's arguments that say who generates and which tokens no policy may sample.
 
@@ -34,8 +39,8 @@ def sampling_arguments(
         config: of the run.
         settings: of this GRPO run, with a completion length.
         processor: the model's.
-        longest_prompt: of the training prompts, tokens, images expanded; None leaves vLLM the model's own context,
-            which for Qwen2.5-VL is 128,000 tokens and asks for memory to hold them.
+        prompt_tokens: of the longest training prompt (:func:`longest_prompt`); None leaves vLLM the model's own
+            context, which for Qwen2.5-VL is 128,000 tokens, and it asks for the memory to hold them.
     """
     if settings.rollouts == "transformers":
         unsampled = processor.tokenizer.convert_tokens_to_ids(list(UNSAMPLED_TOKENS))
@@ -45,9 +50,29 @@ def sampling_arguments(
     if settings.rollouts == "vllm_server":
         return {**arguments, "vllm_mode": "server", "vllm_server_base_url": config.hardware.vllm_server}
     arguments |= {"vllm_mode": "colocate", "vllm_gpu_memory_utilization": config.hardware.vllm_memory}
-    if longest_prompt is not None and settings.max_completion_length is not None:
-        arguments["vllm_max_model_length"] = longest_prompt + settings.max_completion_length
+    if prompt_tokens is not None and settings.max_completion_length is not None:
+        arguments["vllm_max_model_length"] = prompt_tokens + settings.max_completion_length
     return arguments
+
+
+def longest_prompt(processor: Any, examples: Sequence[Example]) -> int:
+    """Tokens of the longest of some prompts, images expanded; no image is decoded.
+
+    Args:
+        processor: the model's.
+        examples: questions, one at least.
+    """
+    return max(_prompt_length(processor, example) for example in examples)
+
+
+def _prompt_length(processor: Any, example: Example) -> int:
+    image = Image.open(io.BytesIO(example.image_png))
+    text = processor.apply_chat_template(
+        prompt_messages(example, image), tools=list(tool_schemas(example.figure.kind)), add_generation_prompt=True
+    )
+    patches = processor.image_processor.get_number_of_image_patches(image.height, image.width)
+    # The text has one image token in the place of all.
+    return len(processor.tokenizer(text)["input_ids"]) - 1 + int(patches // processor.image_processor.merge_size**2)
 
 
 def collapse_images(ids: Sequence[int], image_token: int) -> list[int]:

@@ -21,16 +21,15 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.generation import vllm_generation
 
 from iapo.env import ENVIRONMENTS
-from iapo.faults import GuardMixin, image_runs
+from iapo.faults import image_runs
 from iapo.models import load_model, save_model
 from iapo.prompts import open_image, prompt_messages
 from iapo.rollout import encode_prompt
 from iapo.teacher import turn_ids
 from iapo.tools import apply, tagged
 from iapo.train import dataset_row
-from iapo.turns import TurnMixin
+from iapo.trainer import FigureTrainer
 from iapo.types import Example, ToolCall
-from iapo.vllm_rollouts import VllmMixin
 
 TURN_TOKENS = 6
 
@@ -106,7 +105,7 @@ def weight_sum(model: Any) -> float:
     return sum(weight.double().sum().item() for weight in model.parameters())
 
 
-class Guarded(GuardMixin, VllmMixin, TurnMixin, GRPOTrainer):
+class Recorded(FigureTrainer):
     """Keeps the batches that reach the loss."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -160,9 +159,9 @@ Make = Callable[..., Any]
 
 @pytest.fixture
 def make(start: Path, examples: list[Example], tmp_path: Path) -> Make:
-    """``make(kind=Guarded, **arguments)``: a trainer of two steps, four rollouts of each example in a step."""
+    """``make(kind=Recorded, **arguments)``: a trainer of two steps, four rollouts of each example in a step."""
 
-    def build(kind: type[GRPOTrainer] = Guarded, **arguments: Any) -> Any:
+    def build(kind: type[GRPOTrainer] = Recorded, **arguments: Any) -> Any:
         model, processor = load_model(start)
         settings: dict[str, Any] = {
             "max_steps": 2,
@@ -196,7 +195,7 @@ def make(start: Path, examples: list[Example], tmp_path: Path) -> Make:
     return build
 
 
-Check = Callable[[Guarded], None]
+Check = Callable[[Recorded], None]
 
 
 @pytest.fixture
@@ -205,7 +204,7 @@ def check_steps(engine: Engine, examples: list[Example], calls: list[ToolCall]) 
     return lambda trained: _check_steps(engine, trained, examples, calls)
 
 
-def _check_steps(engine: Engine, trained: Guarded, examples: list[Example], calls: list[ToolCall]) -> None:
+def _check_steps(engine: Engine, trained: Recorded, examples: list[Example], calls: list[ToolCall]) -> None:
     """The loss saw the ids that the engine read, and the edited images behind them."""
     for batch in trained.batches:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)

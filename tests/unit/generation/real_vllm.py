@@ -21,7 +21,7 @@ os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": 
 import torch
 from datasets import Dataset
 from torch import Tensor
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig
 from trl.generation import vllm_generation
 from vllm import LLM, SamplingParams
 from vllm.model_executor.layers import utils as layers
@@ -32,7 +32,7 @@ from iapo.config_world import ModelConfig
 from iapo.data.store import read_split
 from iapo.demonstrations import run_call
 from iapo.env import ENVIRONMENTS
-from iapo.faults import GuardMixin, image_runs
+from iapo.faults import image_runs
 from iapo.models import build_model, load_model, save_model
 from iapo.processor import UNSAMPLED_TOKENS
 from iapo.prompts import open_image, prompt_messages
@@ -41,18 +41,14 @@ from iapo.rollout import EncodedPrompt, continue_prompt, encode_prompt, generate
 from iapo.teacher import turn_ids
 from iapo.tools import render_call
 from iapo.train import dataset_row
-from iapo.turns import TurnMixin
+from iapo.trainer import FigureTrainer
 from iapo.types import Example, ToolCall
-from iapo.vllm_rollouts import VllmMixin, collapse_images, sampling_arguments
+from iapo.vllm_rollouts import collapse_images, longest_prompt, sampling_arguments
 
 COMPLETION = 60
 TURN = 8
 TAUGHT = 20
 """Steps: most rollouts call, and not all alike."""
-
-
-class Guarded(GuardMixin, VllmMixin, TurnMixin, GRPOTrainer):
-    pass
 
 
 def total(completion_ids: list[list[int]], **_: Any) -> list[float]:
@@ -152,16 +148,16 @@ def main(data: Path, work: Path) -> None:
     # TRL leaves the precision to vLLM, which would choose bfloat16, and compiles.
     vllm_generation.LLM = partial(LLM, dtype="float32", enforce_eager=True)
     settings = TrainConfig(rollouts="vllm_colocate", max_completion_length=COMPLETION)
-    longest = max(len(prompt.input_ids) for prompt in prompts)
+    longest = longest_prompt(processor, examples)
     model, processor = load_model(work / "model")
-    trainer = Guarded(
+    trainer = FigureTrainer(
         model=model,
         processing_class=processor,
         args=GRPOConfig(
             output_dir=str(work), max_steps=2, per_device_train_batch_size=8, num_generations=4, seed=0,
             max_completion_length=COMPLETION, max_tool_calling_iterations=1, learning_rate=1e-3, report_to="none",
             use_cpu=True, bf16=False, gradient_checkpointing=False, save_strategy="no", disable_tqdm=True,
-            logging_steps=1, **sampling_arguments(Config(profile="t"), settings, processor, longest_prompt=longest),
+            logging_steps=1, **sampling_arguments(Config(profile="t"), settings, processor, prompt_tokens=longest),
         ),
         train_dataset=Dataset.from_list([dataset_row(example) for example in examples]),
         reward_funcs=[total],

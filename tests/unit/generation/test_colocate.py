@@ -12,16 +12,18 @@ from iapo.config_method import TrainConfig
 from iapo.config_sources import HardwareConfig
 from iapo.faults import GuardMixin, RolloutFault, image_runs
 from iapo.processor import UNSAMPLED_TOKENS
+from iapo.prompts import prompt_messages
+from iapo.rollout import encode_prompt
 from iapo.turns import TurnMixin
 from iapo.types import Example
-from iapo.vllm_rollouts import collapse_images, sampling_arguments
+from iapo.vllm_rollouts import collapse_images, longest_prompt, sampling_arguments
 
 COLOCATE = TrainConfig(rollouts="vllm_colocate", max_completion_length=60)
 
 
 def arguments(settings: TrainConfig, processor: Any, **hardware: Any) -> dict[str, Any]:
     config = Config(profile="test", hardware=HardwareConfig(**hardware))
-    return sampling_arguments(config, settings, processor, longest_prompt=100)
+    return sampling_arguments(config, settings, processor, prompt_tokens=100)
 
 
 def test_images_are_expanded_once(
@@ -93,3 +95,10 @@ def test_each_mode_bans_the_image_tokens_its_own_way(tiny: tuple[Any, Any]) -> N
         "vllm_gpu_memory_utilization": 0.5,
         "vllm_max_model_length": 160,
     }
+
+
+def test_the_longest_prompt_is_counted_without_its_pixels(tiny: tuple[Any, Any], test_examples: list[Example]) -> None:
+    some = test_examples[::7]
+    lengths = [len(encode_prompt(tiny[1], prompt_messages(e), e.figure.kind).input_ids) for e in some]
+    assert longest_prompt(tiny[1], some) == max(lengths) > min(lengths)
+    assert longest_prompt(tiny[1], some[:1]) == lengths[0]

@@ -13,7 +13,7 @@ from iapo.config import Config, ConfigError, TrainConfig
 from iapo.methods import RewardTerm
 from iapo.pretrained import longest_completion
 from iapo.types import Example
-from iapo.vllm_rollouts import sampling_arguments
+from iapo.vllm_rollouts import longest_prompt, sampling_arguments
 
 
 def with_completion_length(settings: TrainConfig, processor: Any, prompts: Sequence[Example]) -> TrainConfig:
@@ -51,6 +51,7 @@ def grpo_config(
     settings: TrainConfig,
     terms: Sequence[RewardTerm],
     processor: Any,
+    prompts: Sequence[Example],
     output: Path,
     seed: int,
 ) -> GRPOConfig:
@@ -61,11 +62,13 @@ def grpo_config(
         settings: of this GRPO run, with a completion length.
         terms: of the reward.
         processor: the model's.
+        prompts: that are rolled out.
         output: folder of the checkpoints.
         seed: of the rollouts and the order of prompts.
     """
     cpu = config.device == "cpu"
     held, passes = batch_sizes(config, settings)
+    context = longest_prompt(processor, prompts) if settings.rollouts == "vllm_colocate" else None
     return GRPOConfig(
         output_dir=str(output),
         seed=seed,
@@ -96,5 +99,5 @@ def grpo_config(
         save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
-        **sampling_arguments(config, settings, processor),
+        **sampling_arguments(config, settings, processor, prompt_tokens=context),
     )

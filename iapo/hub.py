@@ -16,7 +16,7 @@ from huggingface_hub.utils import filter_repo_objects
 
 from iapo.config_sources import HubConfig, RepositoryConfig
 from iapo.hub_transfer import SHA256_DIGITS, HubError, RepositoryFile, Transfer, bytes_here, explained, online, verified
-from iapo.provenance import exclusive, write_json
+from iapo.provenance import atomic_write, exclusive, write_json
 
 MARKER = "fetched.json"
 """Written last: where it is, everything that it names is there and verified."""
@@ -200,14 +200,11 @@ def _link(held: Path, target: Path) -> None:
     """A hard link where the disk is the same, else a copy; either appears whole."""
     if target.exists() and target.samefile(held):
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = target.with_name(f".{target.name}.part")
-    fresh.unlink(missing_ok=True)
-    try:
-        os.link(held.resolve(), fresh)
-    except OSError:
-        shutil.copyfile(held, fresh)
-    os.replace(fresh, target)
+    with atomic_write(target) as partial:
+        try:
+            os.link(held.resolve(), partial)
+        except OSError:
+            shutil.copyfile(held, partial)
 
 
 def _check_disk(into: Path, needed: int, repo: str) -> None:

@@ -16,9 +16,14 @@ Message = dict[str, Any]
 """A chat message as transformers and TRL pass it: ``role`` and ``content``."""
 
 
+def undecoded_image(example: Example) -> Image.Image:
+    """The example's figure, whose size is known and whose pixels are not read yet."""
+    return Image.open(io.BytesIO(example.image_png))
+
+
 def open_image(example: Example) -> Image.Image:
     """The example's figure, decoded to RGB."""
-    return Image.open(io.BytesIO(example.image_png)).convert("RGB")
+    return undecoded_image(example).convert("RGB")
 
 
 def prompt_messages(example: Example, image: Image.Image | None = None) -> list[Message]:

@@ -71,19 +71,22 @@ def train(
         teacher: pretrained directory of the teacher, where it is the verifier.
         replies: where a verifier's server's replies are kept.
 
+    Returns:
+        One row of figures per step.
     """
     # On the CPU: the trainer moves each process's copy or shard to its own device.
     model, processor = load_model(start)
     prompts = training_prompts(examples, settings.prompts_per_set)
     settings = with_completion_length(settings, processor, prompts)
     checkpoint = last_checkpoint(work)
+    finished = step_of(checkpoint)
     terms = method.rewards(config)
     trainer_class, extra = _trainer_class(method, config, cache, teacher, replies)
     adapters = _adapters(config)
     trainer = trainer_class(
         model=model,
         processing_class=processor,
-        args=grpo_config(config, settings, terms, processor, work / "checkpoints", seed),
+        args=grpo_config(config, settings, terms, processor, prompts, work / "checkpoints", seed),
         train_dataset=Dataset.from_list([dataset_row(example) for example in prompts]),
         reward_funcs=[term.function for term in terms],
         environment_factory=ENVIRONMENTS,
@@ -91,9 +94,9 @@ def train(
         peft_config=adapters,
         **extra,
     )
-    trainer.finished_epochs = step_of(checkpoint) // max(1, len(prompts) // settings.groups_per_step)
-    with _followed(trainer, config, work, settings.steps, f"train {method.name} seed {seed}"):
-        if step_of(checkpoint) < settings.steps or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    trainer.finished_epochs = finished // max(1, len(prompts) // settings.groups_per_step)
+    with _followed(trainer, config, work, finished, f"train {method.name} seed {seed}"):
+        if finished < settings.steps or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
             # All steps are done; transformers would take one more (seen with 5.17).
@@ -105,14 +108,14 @@ def train(
 
 
 @contextmanager
-def _followed(trainer: FigureTrainer, config: Config, work: Path, steps: int, name: str) -> Iterator[None]:
+def _followed(trainer: FigureTrainer, config: Config, work: Path, finished: int, name: str) -> Iterator[None]:
     """Write each step's figures, show progress and warn of what goes wrong, in the first process."""
     if not trainer.accelerator.is_main_process:
         yield
         return
     metrics = metrics_file(work)
     monitor = Monitor(config.monitors, name, metrics.rows())
-    with Progress(steps, name, start=step_of(last_checkpoint(work))) as progress:
+    with Progress(trainer.args.max_steps, name, start=finished) as progress:
 
         def write(step: int, figures: dict[str, float]) -> None:
             metrics.append({"step": step, **figures})

@@ -9,19 +9,17 @@ weight update (TRL's issue 7198). See docs/vllm.md.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
 from trl.generation.vllm_generation import VLLMGeneration
 
 from iapo.config import Config, TrainConfig
 from iapo.env import tool_schemas
 from iapo.faults import ImagesOutOfStep, image_runs
 from iapo.processor import UNSAMPLED_TOKENS
-from iapo.prompts import prompt_messages
+from iapo.prompts import prompt_messages, undecoded_image
 from iapo.types import Example
 
 if TYPE_CHECKING:
@@ -66,7 +64,7 @@ def longest_prompt(processor: Any, examples: Sequence[Example]) -> int:
 
 
 def _prompt_length(processor: Any, example: Example) -> int:
-    image = Image.open(io.BytesIO(example.image_png))
+    image = undecoded_image(example)
     text = processor.apply_chat_template(
         prompt_messages(example, image), tools=list(tool_schemas(example.figure.kind)), add_generation_prompt=True
     )

@@ -10,24 +10,24 @@ snakemake: Any
 with job(snakemake) as run:
     policy = snakemake.wildcards.policy
     settings = getattr(run.config, policy)
-    manifest, directory = Path(snakemake.input.manifest), Path(snakemake.output.weights).parent
-    source = snakemake.input.get("source")
+    directory, record = Path(snakemake.output.weights).parent, Path(snakemake.output.record)
     if settings.model.pretrained:
         from iapo.pretrained import prepare
 
-        prepare(Path(source[0]).parent, directory, settings.model.pretrained)
-        facts = {"source": Path(source[0])}, {}
+        source = Path(snakemake.input.source[0])
+        model = prepare(source.parent, directory, settings.model.pretrained)
+        inputs, seeds = {"source": source}, {}
     else:
         from iapo.cold_start import cold_start
         from iapo.data.store import read_split
         from iapo.models import build_model, save_model
         from iapo.types import TEST_SETS
 
+        manifest = Path(snakemake.input.manifest)
         examples = read_split(manifest.parent, "train", TEST_SETS)
         hints = run.config.data.hint_rate is not None
         model, processor = build_model(settings.model, seed=settings.cold_start.seed, hints=hints)
         cold_start(model, processor, examples, settings.cold_start, name=policy)
         save_model(model, processor, directory)
-        facts = {"data": manifest}, {"cold_start": settings.cold_start.seed}
-    inputs, seeds = facts
-    run.write_record(Path(snakemake.output.record), inputs=inputs, seeds=seeds)
+        inputs, seeds = {"data": manifest}, {"cold_start": settings.cold_start.seed}
+    run.write_record(record, inputs=inputs, seeds=seeds, parameters=model.num_parameters())

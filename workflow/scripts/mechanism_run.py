@@ -11,11 +11,9 @@ snakemake: Any
 with job(snakemake) as run:
     import pandas as pd
 
-    from baselines import METHODS
     from baselines.run import TrainingJob, run_job
     from benchmarks.mechanism.behaviour import measure
     from iapo.data.store import read_split
-    from iapo.methods import resolve
     from iapo.models import load_model
     from iapo.teacher_cache import directory_of
     from iapo.types import TEST_SETS
@@ -26,8 +24,7 @@ with job(snakemake) as run:
     policies = {0: start.parent}
     metrics: list[pd.DataFrame] = []
     if snakemake.params.trained:
-        method, _ = resolve(condition, run.config, METHODS)
-        cache = directory_of(Path(snakemake.input.cache[0])) if method.uses_teacher else None
+        cache = directory_of(Path(snakemake.input.cache[0])) if snakemake.input.get("cache") else None
         for seed in run.config.seeds:
             work = Path(snakemake.params.work) / f"seed{seed}"
             policies[seed] = work / "model"

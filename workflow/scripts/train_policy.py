@@ -22,7 +22,7 @@ with job(snakemake) as run:
     optional = {name: snakemake.input.get(name) for name in ("cache", "teacher", "choice")}
     cache, teacher, choice = (Path(paths[0]) if paths else None for paths in optional.values())
     weight = json.loads(choice.read_text())["weight"] if choice else None
-    method, config = resolve(snakemake.params.method, run.config, METHODS, weight)
+    _, config = resolve(snakemake.params.method, run.config, METHODS, weight)
     artefacts = zip(snakemake.output.weights, snakemake.output.metrics, snakemake.output.record, strict=True)
     for seed, (weights, metrics, record) in zip(snakemake.params.seeds, artefacts, strict=True):
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.

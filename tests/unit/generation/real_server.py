@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from forward_pass import difference
 from trl.generation.vllm_client import VLLMClient
 
 from iapo.data.store import read_split
@@ -22,29 +23,11 @@ from iapo.models import load_model
 from iapo.processor import UNSAMPLED_TOKENS
 from iapo.prompts import open_image, prompt_messages
 from iapo.provenance import write_json
-from iapo.rollout import EncodedPrompt, continue_prompt, encode_prompt
+from iapo.rollout import continue_prompt, encode_prompt
 from iapo.teacher import turn_ids
 from iapo.tools import render_call
 from iapo.types import ToolCall
 from iapo.vllm_rollouts import FigureGeneration
-
-
-@torch.no_grad()
-def difference(
-    model: Any, processor: Any, prompt: EncodedPrompt, turn: list[int], logprobs: list[list[float]]
-) -> float:
-    """Largest gap between the server's log-probabilities of a turn and transformers'."""
-    ids = torch.tensor([prompt.input_ids + turn])
-    output = model(
-        input_ids=ids,
-        mm_token_type_ids=(ids == processor.image_token_id).long(),
-        pixel_values=prompt.pixel_values,
-        image_grid_thw=prompt.image_grid_thw,
-    )
-    logits = output.logits[0, len(prompt.input_ids) - 1 : -1]
-    logits[:, processor.tokenizer.convert_tokens_to_ids(list(UNSAMPLED_TOKENS))] = -torch.inf
-    expected = logits.log_softmax(-1).gather(1, torch.tensor(turn)[:, None])[:, 0]
-    return float((expected - torch.tensor([place[0] for place in logprobs])).abs().max())
 
 
 def main(address: str, start: Path, data: Path, output: Path) -> None:
@@ -71,7 +54,8 @@ def main(address: str, start: Path, data: Path, output: Path) -> None:
         read, turns, logprobs, _ = generation.generate([prompt.input_ids] * copies, [images] * copies, copies)
         found["same_ids"].append(read == [prompt.input_ids] * copies)
         found["differences"] += [
-            difference(model, processor, prompt, turn, values) for turn, values in zip(turns, logprobs, strict=True)
+            difference(model, processor, prompt, turn, torch.tensor([place[0] for place in places]))
+            for turn, places in zip(turns, logprobs, strict=True)
         ]
     shorter = list(first.input_ids)
     shorter.remove(processor.image_token_id)

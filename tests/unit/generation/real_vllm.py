@@ -20,6 +20,7 @@ os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": 
 
 import torch
 from datasets import Dataset
+from forward_pass import difference, forward
 from torch import Tensor
 from trl import GRPOConfig
 from trl.generation import vllm_generation
@@ -71,19 +72,6 @@ def teach(model: Any, processor: Any, prompts: Sequence[EncodedPrompt], calls: S
         optimizer.zero_grad()
 
 
-def forward(model: Any, processor: Any, prompt: EncodedPrompt, turn: list[int]) -> Tensor:
-    """[turn, vocabulary] logits that chose the turn."""
-    ids = torch.tensor([prompt.input_ids + turn])
-    output = model(
-        input_ids=ids,
-        mm_token_type_ids=(ids == processor.image_token_id).long(),
-        pixel_values=prompt.pixel_values,
-        image_grid_thw=prompt.image_grid_thw,
-    )
-    logits: Tensor = output.logits[0, len(prompt.input_ids) - 1 : -1]
-    return logits
-
-
 def greedy(llm: Any, ids: list[int], images: list[Any]) -> tuple[list[int], list[int], Tensor]:
     """Ids read, turn, and its log-probabilities."""
     settings = SamplingParams(temperature=0, max_tokens=TURN, logprobs=0, bad_words=list(UNSAMPLED_TOKENS))
@@ -98,25 +86,18 @@ def greedy(llm: Any, ids: list[int], images: list[Any]) -> tuple[list[int], list
 @torch.no_grad()
 def compare(llm: Any, model: Any, processor: Any, prompt: EncodedPrompt, images: list[Any]) -> dict[str, Any]:
     """vLLM's greedy turn from ids with one image token an image, and from expanded ids, beside transformers'."""
-    image, banned = processor.image_token_id, processor.tokenizer.convert_tokens_to_ids(list(UNSAMPLED_TOKENS))
+    image = processor.image_token_id
     read, turn, values = greedy(llm, collapse_images(prompt.input_ids, image), images)
     read_twice, turn_twice, values_twice = greedy(llm, prompt.input_ids, images)
     (own,) = generate_turn(model, processor, [prompt], most_tokens=TURN)
-
-    def difference(turn: list[int], values: Tensor) -> float:
-        logits = forward(model, processor, prompt, turn)
-        logits[:, banned] = -torch.inf
-        expected = logits.log_softmax(-1).gather(1, torch.tensor(turn)[:, None])[:, 0]
-        return (expected - values).abs().max().item()
-
     return {
         "images": len(images),
         "same_ids": read == prompt.input_ids,
         "same_turn": turn == own,
-        "difference": difference(turn, values),
+        "difference": difference(model, processor, prompt, turn, values),
         "runs": image_runs(prompt.input_ids, image),
         "runs_of_expanded": image_runs(read_twice, image),
-        "difference_of_expanded": difference(turn_twice, values_twice),
+        "difference_of_expanded": difference(model, processor, prompt, turn_twice, values_twice),
     }
 
 

@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: table test smoke ablations report audit mechanism mechanism_quick lint lock config help
+.PHONY: table test smoke rehearsal ablations report audit mechanism mechanism_quick lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
 	@echo "make smoke   every rule once, small"
+	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
 	@echo "make report  results/report.html: tables, figures, run records and configuration in one offline file"
 	@echo "make audit   results/mini/audit and results/mini/perf: the cache, the attribution and what they cost"
@@ -31,6 +32,14 @@ test: $(INSTALLED)
 
 smoke: $(INSTALLED)
 	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml
+
+# From nothing each time: it is asked whether today's code and packages work.
+REHEARSED := config/paper.yaml config/rehearsal.yaml
+rehearsal: $(INSTALLED)
+	rm -rf results/rehearsal
+	$(BIN)/python -m benchmarks.rehearsal hub --configfile $(REHEARSED)
+	$(BIN)/snakemake results/table.csv --workflow-profile profiles/rehearsal --cores all
+	$(BIN)/python -m benchmarks.rehearsal verdict --configfile $(REHEARSED)
 
 ablations: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/mini/tables/ablations.md

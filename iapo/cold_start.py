@@ -36,7 +36,7 @@ _IGNORED = -100
 _GLYPH_BATCH = 256
 
 
-class Drawn(Dataset[Any]):
+class _Drawn(Dataset[Any]):
     """A dataset whose item ``i`` is ``draw(i)``: nothing stored, the same on every run."""
 
     def __init__(self, draw: Callable[[int], Any], length: int) -> None:
@@ -67,31 +67,27 @@ def cold_start(
         name: what the progress lines call the model.
     """
     glyphs = GlyphReader(model)
-    _run_stage(
+    run_stage(
         glyphs,
-        Drawn(lambda i: _draw_glyph(i, config.seed), config.glyph_steps * _GLYPH_BATCH),
+        lambda i: _draw_glyph(i, config.seed),
         lambda items: _collate_glyphs(items, processor),
         config.glyph_steps,
         _GLYPH_BATCH,
         config,
         f"{name}: glyphs",
     )
-    reading_batch = config.reading_batch_size
-    _run_stage(
+    run_stage(
         model,
-        Drawn(lambda i: _draw_exercise(i, examples, config.seed), config.reading_steps * reading_batch),
+        lambda i: _draw_exercise(i, examples, config.seed),
         lambda items: collate(items, processor),
         config.reading_steps,
-        reading_batch,
+        config.reading_batch_size,
         config,
         f"{name}: reading",
     )
-    _run_stage(
+    run_stage(
         model,
-        Drawn(
-            Demonstrator(examples, config.demonstrations, config.seed),
-            config.demonstration_steps * config.batch_size,
-        ),
+        Demonstrator(examples, config.demonstrations, config.seed),
         lambda items: collate(items, processor),
         config.demonstration_steps,
         config.batch_size,
@@ -100,15 +96,26 @@ def cold_start(
     )
 
 
-def _run_stage(
+def run_stage(
     model: nn.Module,
-    dataset: Dataset[Any],
+    draw: Callable[[int], Any],
     collator: Callable[[list[Any]], dict[str, Tensor]],
     steps: int,
     batch_size: int,
     config: ColdStartConfig,
     name: str,
 ) -> None:
+    """Train in place on examples that are drawn by index.
+
+    Args:
+        model: returns its loss.
+        draw: index → example, the same on every run.
+        collator: some examples → the model's inputs.
+        steps: optimiser steps.
+        batch_size: examples a step.
+        config: learning rate and seed.
+        name: what the progress lines call the stage.
+    """
     warmup = min(30, steps // 4)
     with tempfile.TemporaryDirectory() as scratch, Progress(steps, name) as progress:
         trainer = Trainer(
@@ -135,7 +142,7 @@ def _run_stage(
                 remove_unused_columns=False,
                 dataloader_pin_memory=False,
             ),
-            train_dataset=dataset,
+            train_dataset=_Drawn(draw, steps * batch_size),
             data_collator=collator,
         )
         trainer.pop_callback(PrinterCallback)

@@ -360,6 +360,19 @@ def estimate_text(found: Estimate, gpus: int | None = None) -> str:
     )
 
 
+def read_config(paths: Sequence[Path]) -> Config:
+    """The configuration of some files laid over each other, as Snakemake lays them.
+
+    Raises:
+        ConfigError: for an unknown key or a value out of range.
+        OSError: for a file that is not there.
+    """
+    raw: dict[str, Any] = {}
+    for path in paths:
+        update_config(raw, yaml.safe_load(path.read_text()) or {})
+    return load_config(raw)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the estimate of some config files; status 1 where there is none."""
     parser = argparse.ArgumentParser(prog="python -m iapo.estimate", description=__doc__)
@@ -368,11 +381,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--gpus", type=int, help="of the machine; the largest job's when absent")
     options = parser.parse_args(arguments)
-    raw: dict[str, Any] = {}
     try:
-        for path in options.configfile:
-            update_config(raw, yaml.safe_load(path.read_text()) or {})
-        print(estimate_text(estimate(load_config(raw)), options.gpus))
+        print(estimate_text(estimate(read_config(options.configfile)), options.gpus))
     except (OSError, ConfigError, UnknownModelError, ValueError) as error:
         print(f"no estimate: {error}", file=sys.stderr)
         return 1

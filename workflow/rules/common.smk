@@ -46,7 +46,12 @@ wildcard_constraints:
 
 def check_machine() -> None:
     """Say what a run with pretrained models needs, and refuse to start it where that is not there."""
-    needs = estimate(CONFIG, METHODS) if CONFIG.sources else None
+    # The estimate is of GPUs; on a CPU there are tiny models only.
+    needs = (
+        estimate(CONFIG, METHODS)
+        if CONFIG.sources and CONFIG.device == "cuda"
+        else None
+    )
     if needs:
         print(estimate_text(needs), file=sys.stderr)
     check_start(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.rehearsal.qwen import write_tiny_qwen
+from benchmarks.rehearsal.qwen import teach_calls, tiny_qwen, true_processor, write_tiny_qwen
 from benchmarks.rehearsal.refocus_fixture import write_fixture
 from iapo.config import Config
 from iapo.data.refocus import read_refocus
@@ -13,6 +13,8 @@ from iapo.provenance import atomic_directory
 
 _FIGURES, _QUESTIONS = 6, 2
 """Of each file, and of each figure: enough for three splits, few enough to evaluate in seconds."""
+_LESSONS = {"student": 200, "teacher": 30}
+"""Optimiser steps; the teacher is the student, taught a little longer."""
 
 
 def make_hub(folder: Path, config: Config) -> None:
@@ -31,6 +33,12 @@ def make_hub(folder: Path, config: Config) -> None:
     data = folder / refocus.source.repo
     write_fixture(data, figures_per_file=_FIGURES, questions_per_figure=_QUESTIONS)
     shown = [example for examples in read_refocus(data, refocus).examples["train"].values() for example in examples]
-    for seed, model in enumerate((student, teacher)):
-        with atomic_directory(folder / model.source.repo) as partial:
-            write_tiny_qwen(partial, shown, seed=seed)
+    processor = true_processor()
+    # Taught on images as the run will show them.
+    bounds = {"shortest_edge": student.min_pixels, "longest_edge": student.max_pixels}
+    processor.image_processor.size = bounds
+    model = tiny_qwen(processor.tokenizer, seed=0)
+    for (name, steps), pretrained in zip(_LESSONS.items(), (student, teacher), strict=True):
+        teach_calls(model, processor, shown, steps, name=f"tiny Qwen2.5-VL, {name}")
+        with atomic_directory(folder / pretrained.source.repo) as partial:
+            write_tiny_qwen(partial, model, processor)

@@ -55,10 +55,12 @@ _TEMPLATE = """\
 _SHARD = "4MB"
 """Largest weights file: a real checkpoint comes in several."""
 _LESSON = ColdStartConfig(
-    demonstration_steps=150,
     batch_size=4,
-    learning_rate=1e-2,
-    demonstrations=DemonstrationConfig(tool_rate=0.95, right_family_rate=1.0, right_label_rate=1.0),
+    learning_rate=1.5e-2,
+    # One way to call, on whatever label: the fewer there are, the sooner the syntax is learnt.
+    demonstrations=DemonstrationConfig(
+        tool_rate=1.0, right_family_rate=1.0, right_label_rate=1.0, mode_weights=(1.0, 0.0, 0.0)
+    ),
 )
 
 
@@ -163,31 +165,30 @@ class _Speaker(nn.Module):
 
 
 def teach_calls(
-    model: Qwen2_5_VLForConditionalGeneration,
-    processor: Any,
-    examples: Sequence[Example],
-    lesson: ColdStartConfig = _LESSON,
-    *,
-    name: str = "tiny Qwen2.5-VL",
+    model: Qwen2_5_VLForConditionalGeneration, processor: Any, examples: Sequence[Example], steps: int, *, name: str
 ) -> None:
     """Teach the syntax of calls in place, so that a rehearsal has calls to carry out and to attribute.
 
     Args:
-        model: random weights.
-        processor: its, with the template of the run.
+        model: random weights, or taught before.
+        processor: its.
         examples: training questions.
-        lesson: how long and from what.
+        steps: how long.
         name: what the progress lines call the model.
     """
+    own_template = processor.chat_template
+    # The one that the run will put in place.
+    processor.chat_template = processor.tokenizer.chat_template = qwen3_vl_chat_template
     run_stage(
         _Speaker(model),
-        Demonstrator([_with_focus(example) for example in examples], lesson.demonstrations, lesson.seed),
+        Demonstrator([_with_focus(example) for example in examples], _LESSON.demonstrations, _LESSON.seed),
         lambda items: collate(items, processor),
-        lesson.demonstration_steps,
-        lesson.batch_size,
-        lesson,
+        steps,
+        _LESSON.batch_size,
+        _LESSON,
         name,
     )
+    processor.chat_template = processor.tokenizer.chat_template = own_template
 
 
 def _with_focus(example: Example) -> Example:
@@ -196,21 +197,17 @@ def _with_focus(example: Example) -> Example:
     return example if example.focus_labels else replace(example, focus_labels=(first,))
 
 
-def write_tiny_qwen(directory: Path, examples: Sequence[Example], *, seed: int) -> None:
-    """Write what a download of Qwen2.5-VL gives: weights in several files, the processor, generation settings.
+def write_tiny_qwen(directory: Path, model: Qwen2_5_VLForConditionalGeneration, processor: Any) -> None:
+    """Write what a download of Qwen2.5-VL gives: bfloat16 in several files, the processor, generation settings.
 
     Args:
         directory: exists; gets the files.
-        examples: training questions, whose calls the model learns to write.
-        seed: of the weights.
+        model: stays in float32, its weights rounded.
+        processor: its.
     """
-    processor = true_processor()
-    model = tiny_qwen(processor.tokenizer, seed)
-    own_template = processor.chat_template
-    processor.chat_template = processor.tokenizer.chat_template = qwen3_vl_chat_template
-    teach_calls(model, processor, examples, name=f"tiny Qwen2.5-VL {seed}")
-    processor.chat_template = processor.tokenizer.chat_template = own_template
+    # As the hub's: near greedy, repetitions punished. What makes a download ready must take it back.
     model.generation_config.update(do_sample=True, temperature=1e-6, repetition_penalty=1.05)
     model.to(torch.bfloat16)  # type: ignore[arg-type]
     model.save_pretrained(directory, max_shard_size=_SHARD)
+    model.float()
     processor.save_pretrained(directory)

@@ -32,13 +32,18 @@ def _training(folder: Path, config: Config) -> Iterator[str]:
     runs |= {name: folder / f"train/{name}/seed{seed}" for name in config.methods for seed in config.seeds}
     if config.student.first_stage:
         runs["the first stage"] = folder / "first_stage"
+    carried_out: float = 0
     for name, run in runs.items():
         metrics = pd.read_csv(run / "metrics.csv")
-        for column, done in (("tools/call_rate", "made"), ("tools/success_rate", "carried out")):
-            if not (metrics[column] > 0).any():
-                yield f"training {name}: no call was {done}; do the template and the syntax of calls agree?"
+        carried_out += (metrics["tools/success_rate"] > 0).sum()
+        if not (metrics["tools/call_rate"] > metrics["tools/malformed_rate"]).any():
+            yield f"training {name}: no call was well formed; do the template and the syntax of calls agree?"
         if not metrics["loss"].notna().all():
             yield f"training {name}: the loss is not a number"
+        if "alignment/penalty" in metrics and not metrics["alignment/penalty"].notna().any():
+            yield f"training {name}: no call was compared with the teacher's attribution"
+    if not carried_out:
+        yield "no call was carried out in training"
 
 
 def _attribution(folder: Path) -> Iterator[str]:
@@ -52,11 +57,13 @@ def _attribution(folder: Path) -> Iterator[str]:
 
 
 def _evaluation(folder: Path, config: Config) -> Iterator[str]:
-    for name in config.methods:
-        for seed in config.seeds:
-            records = read_run(folder / f"eval/{name}/seed{seed}/records.parquet")
-            absent = sorted(set(config.test_sets) - set(records["test_set"]))
-            if absent:
-                yield f"{name}: no question of {', '.join(absent)} was evaluated"
-            if not (records["called"] & records["call_ok"]).any():
-                yield f"{name}: no call was carried out in evaluation"
+    paths = [folder / f"eval/{name}/seed{seed}/records.parquet" for name in config.methods for seed in config.seeds]
+    carried_out: float = 0
+    for path in paths:
+        records = read_run(path)
+        carried_out += (records["called"] & records["call_ok"]).sum()
+        absent = sorted(set(config.test_sets) - set(records["test_set"]))
+        if absent:
+            yield f"{path}: no question of {', '.join(absent)}"
+    if not carried_out:
+        yield "no call was carried out in evaluation"

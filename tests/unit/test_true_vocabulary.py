@@ -1,6 +1,5 @@
 """With Qwen2.5-VL's true vocabulary, processor and image sizes: blocks, prompt lengths, the syntax of calls."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("The rehearsal ran to its end and is not good:", *undone, sep="\n- ", file=sys.stderr)
         return 1
     print("The rehearsal is good: every rule ran, and calls were made, attributed, rewarded and evaluated.")
-    print("The real run, by the same rules:", estimate_text(estimate(read_config(options.configfile[:1]), METHODS)), sep="\n")
+    real = estimate(read_config(options.configfile[:1]), METHODS)
+    print("The real run, by the same rules:", estimate_text(real), sep="\n")
     return 0
 
 

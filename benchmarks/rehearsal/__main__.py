@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from baselines import METHODS
 from iapo.estimate import estimate, estimate_text, read_config
 
 
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("The rehearsal ran to its end and is not good:", *undone, sep="\n- ", file=sys.stderr)
         return 1
     print("The rehearsal is good: every rule ran, and calls were made, attributed, rewarded and evaluated.")
-    real = estimate(read_config(options.configfile[:1]), METHODS)
+    real = estimate(read_config(options.configfile[:1]))
     print("The real run, by the same rules:", estimate_text(real), sep="\n")
     return 0
 

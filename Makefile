@@ -34,7 +34,7 @@ smoke: $(INSTALLED)
 	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml
 
 # From nothing each time: it is asked whether today's code and packages work.
-REHEARSED := config/paper.yaml config/rehearsal.yaml
+REHEARSED := config/paper.yaml config/presets/rehearsal.yaml
 # Logits over the true vocabulary take half a gigabyte; giving that back to the system and taking it again at every step
 # costs a quarter of the time.
 rehearsal: export MALLOC_MMAP_THRESHOLD_ := 8589934592

@@ -33,6 +33,17 @@ def test_the_paper_s_run_is_planned_without_gpu_or_network() -> None:
     assert (trained, evaluated, int(counts["total"])) == (24, 28, 70)
 
 
+def test_the_rehearsal_has_every_rule_of_the_paper_s_run() -> None:
+    """Rules, by their names without the seeds; jobs of each are fewer."""
+    plans = [plan("--workflow-profile", f"profiles/{profile}") for profile in ("paper", "rehearsal")]
+    assert [result.returncode for result in plans] == [0, 0], plans[1].stderr
+    paper, rehearsal = (
+        {re.sub(r"_\d$", "", name) for name in re.findall(r"^(\w+) +\d+$", result.stdout, re.MULTILINE)}
+        for result in plans
+    )
+    assert paper == rehearsal
+
+
 def test_a_typo_is_one_line_before_any_job() -> None:
     result = plan("--config", "train={stpes: 3}")
     assert result.returncode != 0

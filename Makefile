@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: table test smoke rehearsal ablations report audit mechanism mechanism_quick lint lock config help
+.PHONY: table test slurm_test smoke rehearsal ablations report audit mechanism mechanism_quick lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
@@ -29,6 +29,10 @@ table: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest
+
+# A Slurm of one node on loopback, started and stopped by the tests; needs root and the packages slurm-wlm and munge.
+slurm_test: $(INSTALLED)
+	$(BIN)/pytest -m slurm tests/slurm
 
 smoke: $(INSTALLED)
 	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml

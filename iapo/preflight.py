@@ -76,8 +76,9 @@ def check_start(
     memory_gb: float | None = None,
     disk_gb: float | None = None,
     asks_verifier: bool = False,
+    jobs_elsewhere: bool = False,
 ) -> None:
-    """All that a run needs of the machine its jobs run on, said at once. Not for a dry run: it asks servers.
+    """All that a run needs of the machine, said at once. Not for a dry run: it asks servers.
 
     Args:
         config: of the run.
@@ -85,12 +86,13 @@ def check_start(
         memory_gb: that its largest job needs of each GPU, GB; None where nobody knows.
         disk_gb: that it will write, GB; None where nobody knows. ``hardware.disk_gb`` comes before it.
         asks_verifier: whether a method of the run asks the verifier.
+        jobs_elsewhere: whether a cluster runs the jobs, whose GPUs cannot be seen from here; each job claims its own.
 
     Raises:
         PreflightError: one line per problem.
     """
     checks: list[Callable[[], object]] = [partial(check_packages, config)]
-    if config.device == "cuda":
+    if config.device == "cuda" and not jobs_elsewhere:
         checks.append(partial(check_gpus, config.hardware.processes, memory_gb, config.hardware.memory_gb))
     needed_gb = config.hardware.disk_gb or disk_gb
     if needed_gb:

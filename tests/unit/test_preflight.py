@@ -218,6 +218,16 @@ def test_every_problem_of_a_start(cards: Callable[..., None], tmp_path: Path, mo
     assert "verifier" not in str(error.value)
 
 
+def test_a_cluster_s_gpus_are_not_looked_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "check_packages", lambda _: None)
+    monkeypatch.setattr(preflight, "installed_gpus", lambda: pytest.fail("asked for GPUs"))
+    config = _config(device="cuda", hardware={"processes": 2, "disk_gb": 1e6})
+    with pytest.raises(PreflightError) as error:
+        check_start(config, folder=tmp_path, memory_gb=100.0, jobs_elsewhere=True)
+    # The disk is the cluster's too.
+    assert str(error.value).startswith(f"{tmp_path}: found") and "\n" not in str(error.value)
+
+
 def test_a_run_on_a_cpu_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "installed_gpus", lambda: pytest.fail("asked for GPUs"))
     check_start(_config(), folder=tmp_path, disk_gb=1e-6, asks_verifier=True)

@@ -60,6 +60,7 @@ def check_machine() -> None:
         memory_gb=needs.memory_gb if needs else None,
         disk_gb=needs.disk_gb if needs else None,
         asks_verifier=any(method.uses_verifier for method, _ in SETTLED.values()),
+        jobs_elsewhere=workflow.non_local_exec,
     )
 
 

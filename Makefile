@@ -7,6 +7,7 @@ INSTALLED := .venv/installed
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
+	@echo "make slurm_test  the pipeline on a Slurm of one node, started for the test: needs root and slurm-wlm, munge"
 	@echo "make smoke   every rule once, small"
 	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"

@@ -7,6 +7,7 @@ import fcntl
 import importlib.util
 import json
 import os
+import platform
 import re
 import shutil
 import urllib.error
@@ -28,6 +29,8 @@ _LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
 _INSTALL_GPU = "install it with `.venv/bin/uv pip install -e '.[gpu]'`"
 _ANSWER_SECONDS = 20.0
 """Longest wait for a server that is asked whether it is there."""
+_NEEDED_MEMORY = "IAPO_GPU_MEMORY_GB"
+"""Environment variable that tells the jobs what was estimated where the run was started; Slurm hands it on."""
 
 
 class PreflightError(RuntimeError):
@@ -86,7 +89,9 @@ def check_start(
         memory_gb: that its largest job needs of each GPU, GB; None where nobody knows.
         disk_gb: that it will write, GB; None where nobody knows. ``hardware.disk_gb`` comes before it.
         asks_verifier: whether a method of the run asks the verifier.
-        jobs_elsewhere: whether a cluster runs the jobs, whose GPUs cannot be seen from here; each job claims its own.
+        jobs_elsewhere: whether a cluster runs the jobs, whose GPUs cannot be seen from here: each job looks at its own
+            (:func:`check_job`), and only the memory that the configuration names is compared here. ``memory_gb`` is
+            left in this process's environment for them.
 
     Raises:
         PreflightError: one line per problem.
@@ -94,6 +99,10 @@ def check_start(
     checks: list[Callable[[], object]] = [partial(check_packages, config)]
     if config.device == "cuda" and not jobs_elsewhere:
         checks.append(partial(check_gpus, config.hardware.processes, memory_gb, config.hardware.memory_gb))
+    elif config.device == "cuda":
+        checks.append(partial(_check_memory, [], memory_gb, config.hardware.memory_gb))
+        if memory_gb:
+            os.environ[_NEEDED_MEMORY] = str(memory_gb)
     needed_gb = config.hardware.disk_gb or disk_gb
     if needed_gb:
         checks.append(partial(check_disk, folder, needed_gb))
@@ -102,6 +111,27 @@ def check_start(
     if asks_verifier and config.verifier.kind == "server":
         checks.append(partial(check_verifier, config.verifier))
     report_problems(*checks)
+
+
+def check_job(config: Config, gpus: int) -> None:
+    """The GPUs that a job of a cluster was given will do; called by the job, on the machine that it was sent to.
+
+    Elsewhere :func:`check_start` has looked at the same machine.
+
+    Args:
+        config: of the run.
+        gpus: that the job asked for; 0 checks nothing.
+
+    Raises:
+        PreflightError: one line per problem, each with the machine's name.
+    """
+    if gpus == 0 or "SLURM_JOB_ID" not in os.environ:
+        return
+    needed_gb = os.environ.get(_NEEDED_MEMORY)
+    try:
+        check_gpus(gpus, float(needed_gb) if needed_gb else None, config.hardware.memory_gb)
+    except PreflightError as error:
+        raise PreflightError("\n".join(f"{platform.node()}: {line}" for line in str(error).splitlines())) from None
 
 
 def report_problems(*checks: Callable[[], object]) -> None:
@@ -133,6 +163,11 @@ def check_gpus(processes: int, needed_gb: float | None, configured_gb: float | N
     except GpuError as error:
         raise PreflightError(f"device: {error}") from None
     names = visible_gpus(installed)
+    if names and not installed:
+        raise PreflightError(
+            f"device: found no NVIDIA GPU, CUDA_VISIBLE_DEVICES names {', '.join(names)}; correct the variable or, "
+            "where a scheduler set it, have the machine's driver repaired and leave the machine out until then"
+        )
     gpus = [gpu for gpu in installed if gpu.index in names or gpu.uuid in names]
     report_problems(
         partial(_check_count, names, processes),

@@ -26,6 +26,7 @@ from typing import Any, TextIO
 
 from iapo.config import Config, load_config
 from iapo.gpus import claim_gpus
+from iapo.preflight import check_job
 
 ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = [
@@ -202,7 +203,9 @@ def job(snakemake: Any) -> Iterator[Job]:
         if snakemake.config.get("device") == "cuda":
             # Before anything imports torch, which looks at its GPUs once.
             claim_gpus(snakemake.resources.get("gpu", 0))
-        yield Job(load_config(snakemake.config), snakemake.threads)
+        config = load_config(snakemake.config)
+        check_job(config, snakemake.resources.get("gpu", 0))
+        yield Job(config, snakemake.threads)
 
 
 @contextmanager

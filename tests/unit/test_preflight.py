@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +20,7 @@ from iapo.preflight import (
     PreflightError,
     check_disk,
     check_gpus,
+    check_job,
     check_packages,
     check_server,
     check_start,
@@ -82,6 +84,13 @@ def test_the_configured_memory_comes_first(cards: Callable[..., None]) -> None:
     cards(H100)
     with pytest.raises(PreflightError, match="a GPU has 40 GB"):
         check_gpus(1, 61.0, 40.0)
+
+
+def test_a_gpu_that_is_named_and_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "installed_gpus", list)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(PreflightError, match="found no NVIDIA GPU, CUDA_VISIBLE_DEVICES names 0"):
+        check_gpus(1, None, None)
 
 
 @pytest.mark.parametrize(
@@ -218,19 +227,46 @@ def test_every_problem_of_a_start(cards: Callable[..., None], tmp_path: Path, mo
     assert "verifier" not in str(error.value)
 
 
-def test_a_cluster_s_gpus_are_not_looked_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "check_packages", lambda _: None)
-    monkeypatch.setattr(preflight, "installed_gpus", lambda: pytest.fail("asked for GPUs"))
-    config = _config(device="cuda", hardware={"processes": 2, "disk_gb": 1e6})
-    with pytest.raises(PreflightError) as error:
-        check_start(config, folder=tmp_path, memory_gb=100.0, jobs_elsewhere=True)
-    # The disk is the cluster's too.
-    assert str(error.value).startswith(f"{tmp_path}: found") and "\n" not in str(error.value)
-
-
 def test_a_run_on_a_cpu_asks_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight, "installed_gpus", lambda: pytest.fail("asked for GPUs"))
     check_start(_config(), folder=tmp_path, disk_gb=1e-6, asks_verifier=True)
+
+
+def test_a_login_node_leaves_its_gpus_to_the_jobs(
+    cards: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards()
+    monkeypatch.delenv(preflight._NEEDED_MEMORY, raising=False)
+    config = _config(device="cuda", hardware={"processes": 2})
+    with pytest.raises(PreflightError, match="found 0 GPUs, expected at least 2"):
+        check_start(config, folder=tmp_path, memory_gb=61.0)
+    # Set for good by the call, as for the jobs of a real start; taken back after the test.
+    monkeypatch.setenv(preflight._NEEDED_MEMORY, "")
+    check_start(config, folder=tmp_path, memory_gb=61.0, jobs_elsewhere=True)
+    check_job(config, 2)
+
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    check_job(config, 0)
+    cards(H100, H100)
+    check_job(config, 2)
+    cards(H100, OLD_CARD)
+    with pytest.raises(PreflightError) as error:
+        check_job(config, 2)
+    memory, driver = str(error.value).splitlines()
+    assert memory.startswith(f"{platform.node()}: hardware: a GPU has 26 GB, the run needs about 61 GB")
+    assert driver.startswith(f"{platform.node()}: driver: found NVIDIA driver 535")
+
+
+def test_a_cluster_s_gpus_are_not_looked_for_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(preflight._NEEDED_MEMORY, "")
+    monkeypatch.setattr(preflight, "installed_gpus", lambda: pytest.fail("asked for GPUs"))
+    config = _config(device="cuda", hardware={"processes": 2, "memory_gb": 40.0, "disk_gb": 1e6})
+    with pytest.raises(PreflightError) as error:
+        check_start(config, folder=tmp_path, memory_gb=61.0, jobs_elsewhere=True)
+    memory, disk = str(error.value).splitlines()
+    assert memory.startswith("hardware: a GPU has 40 GB, the run needs about 61 GB")
+    # The disk is the cluster's too.
+    assert disk.startswith(f"{tmp_path}: found")
 
 
 def test_problems_are_collected() -> None:

@@ -203,6 +203,7 @@ def test_the_script_evaluates_the_configured_model(tmp_path: Path, server: Serve
         config=config,
         log=[tmp_path / "log"],
         threads=1,
+        resources={},
         input=SimpleNamespace(manifest=data_root / "manifest.json", models=[]),
         wildcards=SimpleNamespace(method="api"),
         params=SimpleNamespace(seeds=[0]),

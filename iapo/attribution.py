@@ -25,7 +25,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from iapo.alignment import BLOCKS
 from iapo.config import AttributionConfig
 from iapo.embedding_path import EmbeddingPath, check_image_tokens, embedding_path, target_log_probability
-from iapo.shared_prefix import SharedPrefixes
+from iapo.prompt_tangents import has_tangents
+from iapo.shared_prefix import SharedBlocks, SharedPrefixes, shared_prompts
 from iapo.types import BlockAttribution
 
 _LEAST_DELTA = 0.5
@@ -42,6 +43,7 @@ def attribute(
     batch: Mapping[str, Tensor],
     *,
     config: AttributionConfig,
+    magnitudes: bool = True,
     differentiable: bool = False,
     agree: Agree | None = None,
 ) -> BlockAttribution:
@@ -56,10 +58,12 @@ def attribute(
             ``image_grid_thw`` of all images, or absent; ``image_rows`` [images shown], which image each row
             shows, in row order (absent: every image once, in order); ``target_mask`` bool [B, L], the
             tokens whose log-probability is attributed, in one span or several; ``prompt_rows`` [B], equal for
-            rows with the same prompt, and ``turn_lengths`` [B], tokens that follow it (absent: nothing is
-            shared); ``block_ids`` int [B, L],
+            rows with the same prompt, ``image_counts`` [B], images that each row shows, and ``turn_lengths`` [B],
+            tokens that follow it (absent: nothing is shared); ``block_ids`` int [B, L],
             0 P, 1 R, 2 I, 3 T or those of a finer partition, -1 none (template, target, padding).
         config: what is computed, how exactly, and how many tokens one forward pass holds.
+        magnitudes: whether ``l1`` is asked for. It needs every token's gradient; without it, calls that share a
+            prompt cost half as much on small models, and ``l1`` is nan wherever that way was taken.
         differentiable: keep the graph, so that the sums can be part of a loss; no row is refined.
         agree: the largest of a count over all processes. Needed where parameters are sharded (FSDP, ZeRO-3):
             every process must run the same number of forward passes.
@@ -80,16 +84,20 @@ def attribute(
             return _shapley(model, path, config, agree)
         if config.method == "attention":
             return _attention(model, path, config, blocks)
-        rows = _rows(model, path, batch, config, differentiable, agree)
+        per_block = not magnitudes and blocks == len(BLOCKS)
+        rows = _rows(model, path, batch, config, differentiable, agree, per_block=per_block)
         log_p, log_p_baseline = rows.log_probability(torch.tensor([1.0, 0.0]))
-        tokens_BL, residual = _integrate(rows, log_p - log_p_baseline, config, refine=not differentiable, agree=agree)
+        delta = log_p - log_p_baseline
+        sums, residual = _integrate(rows, delta, config, refine=not differentiable, agree=agree)
+    if isinstance(rows, SharedBlocks):
+        return BlockAttribution(sums, torch.full_like(sums, torch.nan), residual, delta, log_p)
     # Row 0 of the shifted one-hot is "no block".
     members = functional.one_hot(path.blocks_BL + 1, blocks + 1)[..., 1:].double()
     return BlockAttribution(
-        signed=torch.einsum("bl,blk->bk", tokens_BL, members),
-        l1=torch.einsum("bl,blk->bk", tokens_BL.abs(), members),
+        signed=torch.einsum("bl,blk->bk", sums, members),
+        l1=torch.einsum("bl,blk->bk", sums.abs(), members),
         residual=residual,
-        delta_f=log_p - log_p_baseline,
+        delta_f=delta,
         log_p=log_p,
     )
 
@@ -101,22 +109,26 @@ def _rows(
     config: AttributionConfig,
     differentiable: bool,
     agree: Agree | None,
+    *,
+    per_block: bool,
 ) -> SeparateRows | SharedPrefixes:
     """How the rows pass the model: prompts shared where the batch says which, and nothing forbids it."""
     if "prompt_rows" in batch and not differentiable and agree is None:
-        shared = SharedPrefixes.of(model, path, batch["prompt_rows"], batch["turn_lengths"], config.tokens_per_forward)
-        if shared is not None:
-            return shared
+        prompts = shared_prompts(path, batch["prompt_rows"], batch["turn_lengths"])
+        if prompts is not None:
+            shared = SharedBlocks if per_block and has_tangents(model) else SharedPrefixes
+            return shared(model, path, prompts, config.tokens_per_forward)
     return SeparateRows(model, path, config, differentiable, agree)
 
 
 def _integrate(
     rows: SeparateRows | SharedPrefixes, delta: Tensor, config: AttributionConfig, *, refine: bool, agree: Agree | None
 ) -> tuple[Tensor, Tensor]:
-    """Token attributions [B, L] and residuals [B]; rows that fail completeness get three times the points."""
+    """Attributions of tokens [B, L] or blocks [B, K], and residuals [B]; rows that fail completeness get three times
+    the points."""
     alphas, weights = nodes(config.points, config.quadrature)
-    tokens = rows.sum_over_points(alphas, weights)
-    bad = (_residual(tokens.detach(), delta) > config.tolerance).nonzero()[:, 0]
+    sums = rows.sum_over_points(alphas, weights)
+    bad = (_residual(sums.detach(), delta) > config.tolerance).nonzero()[:, 0]
     if refine and (agree or int)(len(bad)):
         alphas, weights = nodes(3 * config.points, config.quadrature)
         kept = 0.0
@@ -126,8 +138,8 @@ def _integrate(
             alphas, weights, kept = alphas[new], weights[new], 1 / 3
         # A process without bad rows keeps step with the others on its first row.
         more = rows.rows(bad if len(bad) else torch.zeros_like(delta[:1]).long()).sum_over_points(alphas, weights)
-        tokens[bad] = tokens[bad] * kept + more[bad]
-    return tokens, _residual(tokens.detach(), delta)
+        sums[bad] = sums[bad] * kept + more[bad]
+    return sums, _residual(sums.detach(), delta)
 
 
 def nodes(points: int, quadrature: str) -> tuple[Tensor, Tensor]:
@@ -139,8 +151,8 @@ def nodes(points: int, quadrature: str) -> tuple[Tensor, Tensor]:
     return at, torch.full((points,), 1 / points, dtype=torch.float64)
 
 
-def _residual(tokens_BL: Tensor, delta: Tensor) -> Tensor:
-    return (tokens_BL.sum(1) - delta).abs() / delta.abs().clamp(min=_LEAST_DELTA)
+def _residual(sums: Tensor, delta: Tensor) -> Tensor:
+    return (sums.sum(1) - delta).abs() / delta.abs().clamp(min=_LEAST_DELTA)
 
 
 class SeparateRows:

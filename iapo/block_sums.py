@@ -60,8 +60,6 @@ def aggregated(turn: ToolTurn, signed: Any, l1: Any, aggregation: Aggregation) -
         l1: [≥ K] sums of magnitudes, nats.
         aggregation: which of them counts.
     """
-    blocks = torch.tensor(turn.prompt.block_ids)
-    lengths = torch.bincount(blocks[blocks >= 0], minlength=turn.prompt.blocks)
     cut = slice(turn.prompt.blocks)
     signed, l1 = (torch.as_tensor(sums, dtype=torch.float64)[cut] for sums in (signed, l1))
-    return block_magnitudes(signed, l1, lengths.to(signed.device), aggregation)
+    return block_magnitudes(signed, l1, turn.prompt.block_lengths.to(signed.device), aggregation)

@@ -99,20 +99,41 @@ def embedding_path(model: Any, batch: Mapping[str, Tensor], baseline: Baseline) 
             if blank is not None:
                 start = start.masked_scatter(is_image, torch.cat([blank[i] for i in order.tolist()]).float())
             grid = grid[order]
-    # Without explicit positions, embeddings alone would silently get one-dimensional ones.
-    positions, _ = model.model.get_rope_index(
-        ids, batch["mm_token_type_ids"], image_grid_thw=grid, attention_mask=batch["attention_mask"]
-    )
     is_feature = (batch["block_ids"] >= 0)[..., None]
     return EmbeddingPath(
         inputs,
         (inputs - start) * is_feature,
-        positions,
+        _positions(model, batch, grid),
         batch["attention_mask"],
         ids,
         batch["target_mask"].bool(),
         batch["block_ids"].long(),
     )
+
+
+def _positions(model: Any, batch: Mapping[str, Tensor], grid: Tensor | None) -> Tensor:
+    """M-RoPE positions [3, B, L]: without explicit ones, embeddings alone would silently get one-dimensional ones.
+
+    Args:
+        model: the model.
+        batch: the rows.
+        grid: [images shown, 3], in row order.
+    """
+    kinds, attention = batch["mm_token_type_ids"], batch["attention_mask"]
+    chosen, of_row = torch.arange(len(kinds), device=kinds.device), None
+    if {"prompt_rows", "image_counts"} <= batch.keys():
+        # transformers walks the rows one by one; calls of one prompt that are equally long have equal positions.
+        alike = torch.cat([batch["prompt_rows"][:, None], attention], 1)
+        unique, of_row = alike.unique(dim=0, return_inverse=True)
+        chosen = torch.full((len(unique),), len(kinds), device=kinds.device)
+        chosen = chosen.scatter_reduce(0, of_row, torch.arange(len(kinds), device=kinds.device), "amin")
+        if grid is not None:
+            shown = torch.arange(len(kinds), device=kinds.device).repeat_interleave(batch["image_counts"])
+            grid = torch.cat([grid[shown == row] for row in chosen])
+    positions, _ = model.model.get_rope_index(
+        batch["input_ids"][chosen], kinds[chosen], image_grid_thw=grid, attention_mask=attention[chosen]
+    )
+    return positions if of_row is None else positions[:, of_row]
 
 
 def target_log_probability(model: Any, path: EmbeddingPath, embeddings_BLD: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ of this package adds them. TRL multiplies it by lambda through ``reward_weights`
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -135,13 +136,18 @@ def penalties_of_calls(
 ) -> list[float | None]:
     """How far the student's shares of each call are from the teacher's; None where either is missing."""
     penalties: list[float | None] = [None] * len(student)
+    # In a finer partition every prompt has its own number of blocks.
+    alike: dict[int, list[int]] = defaultdict(list)
     for i, (s, t) in enumerate(zip(student, teacher, strict=True)):
-        if s is None or t is None:
-            continue
-        # One by one: in a finer partition every prompt has its own number of blocks.
-        p, q = (distribution(torch.tensor(sums, dtype=torch.float64), config.smoothing) for sums in (s, t))
-        penalty = divergence(p, q, config.divergence).item()
-        penalties[i] = penalty if config.most is None else min(penalty, config.most)
+        if s is not None and t is not None:
+            alike[len(s)].append(i)
+    for rows in alike.values():
+        p, q = (
+            distribution(torch.tensor([sums[i] for i in rows], dtype=torch.float64), config.smoothing)
+            for sums in (student, teacher)
+        )
+        for i, penalty in zip(rows, divergence(p, q, config.divergence).tolist(), strict=True):
+            penalties[i] = penalty if config.most is None else min(penalty, config.most)
     return penalties
 
 

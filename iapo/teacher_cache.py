@@ -201,6 +201,10 @@ class TeacherCache:
         self._by_prompt: dict[str, list[CacheRow]] = {}
         for row in self.rows:
             self._by_prompt.setdefault(row.prompt_key, []).append(row)
+        self._exact: dict[tuple[str, str], CacheRow] = {}
+        for row in reversed(self.rows):
+            self._exact[row.prompt_key, canonical(row.call)] = row
+        self._found: dict[tuple[str, ToolCall], CacheHit] = {}
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -228,12 +232,9 @@ class TeacherCache:
         rows = self._by_prompt.get(key)
         if not rows:
             return None
-        wanted = canonical(call)
-        exact = [row for row in rows if canonical(row.call) == wanted]
-        # The tool's name outranks the labels, so all of the nearest share the tool, or none has it.
-        nearest = exact[:1] or _nearest(call, rows)
-        same_tool = nearest[0].call.name == call.name
-        return _hit(nearest, rows, "exact" if exact else "same_tool" if same_tool else "nearest")
+        if (key, call) not in self._found:
+            self._found[key, call] = _find(call, rows, self._exact.get((key, canonical(call))))
+        return self._found[key, call]
 
     def teacher_call(self, key: str) -> CacheHit | None:
         """The row of the call that the teacher itself makes; None where the prompt has no row."""
@@ -251,6 +252,13 @@ class TeacherCache:
         alike = [other for other in sorted(self._by_prompt) if len(self._by_prompt[other][0].signed) == blocks]
         # Keys are hashes, so the next one in order is as good as a random one.
         return alike[(alike.index(key) + 1) % len(alike)]
+
+
+def _find(call: ToolCall, rows: Sequence[CacheRow], exact: CacheRow | None) -> CacheHit:
+    # The tool's name outranks the labels, so all of the nearest share the tool, or none has it.
+    nearest = _nearest(call, rows) if exact is None else [exact]
+    same_tool = nearest[0].call.name == call.name
+    return _hit(nearest, rows, "exact" if exact else "same_tool" if same_tool else "nearest")
 
 
 def _hit(found: Sequence[CacheRow], rows: Sequence[CacheRow], kind: HitKind) -> CacheHit:

@@ -11,10 +11,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object
 from torch import Tensor
 from trl.data_utils import prepare_multimodal_messages
 
@@ -44,10 +45,16 @@ class PromptInputs:
     """The processor's other outputs: ``pixel_values``, ``image_grid_thw``, …"""
     block_ids: list[int]
 
-    @property
+    @cached_property
     def blocks(self) -> int:
         """How many blocks the prompt has: 4, or more in a finer partition."""
         return max(4, *(block + 1 for block in self.block_ids))
+
+    @cached_property
+    def block_lengths(self) -> Tensor:
+        """[K] tokens of each block."""
+        ids = torch.tensor(self.block_ids)
+        return torch.bincount(ids[ids >= 0], minlength=self.blocks)
 
     def key(self, fingerprint: str) -> str:
         """The address of its rows in the cache with this fingerprint."""
@@ -97,7 +104,8 @@ class TurnMixin(_Trainer):
     def policy(self) -> Any:
         """The trained Qwen2.5-VL itself, out of what parallel training and adapters wrap around it."""
         model: Any = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if is_peft_model(model) else model
+        # Asked at every step, and accelerate's `is_peft_model` looks for the package each time.
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
@@ -214,7 +222,7 @@ def calls_batch(turns: Sequence[ToolTurn], tokenizer: Any, device: Any, target: 
     Returns:
         ``input_ids, attention_mask, mm_token_type_ids, target_mask, block_ids`` [B, L],
         ``prompt_rows, turn_lengths`` [B], ``pixel_values`` [patches, channels], ``image_grid_thw`` [images, 3],
-        ``image_rows`` [images shown].
+        ``image_rows`` [images shown], ``image_counts`` [B].
     """
     shape = (len(turns), max(turn.length for turn in turns))
     prompts = list(dict.fromkeys(id(turn.prompt) for turn in turns))
@@ -261,10 +269,12 @@ def _shared_images(turns: Sequence[ToolTurn]) -> dict[str, Tensor]:
         if id(turn.prompt) in first
         for i in range(len(turn.prompt.fields["image_grid_thw"]))
     ]
+    counts = [len(turn.prompt.fields.get("image_grid_thw", ())) for turn in turns]
     return {
         "pixel_values": torch.cat([prompt.fields["pixel_values"] for prompt in prompts.values()]),
         "image_grid_thw": torch.cat([prompt.fields["image_grid_thw"] for prompt in prompts.values()]),
         "image_rows": torch.tensor(rows),
+        "image_counts": torch.tensor(counts),
     }
 
 

@@ -104,7 +104,7 @@ class BlockAttribution:
     signed: Tensor
     """[B, K] signed sums in nats, blocks in the order P, R, I, T or that of the finer partition."""
     l1: Tensor
-    """[B, K] sums of the tokens' absolute attributions, nats."""
+    """[B, K] sums of the tokens' absolute attributions, nats; nan where they were not asked for."""
     residual: Tensor
     """[B] completeness error |sum − Δf| / max(|Δf|, 0.5), no unit."""
     delta_f: Tensor

@@ -17,6 +17,7 @@ from iapo.attribution import attribute
 from iapo.config import AttributionConfig
 from iapo.embedding_path import embedding_path, target_log_probability
 from iapo.turns import PromptInputs, ToolTurn, calls_batch, distinct_turns
+from iapo.types import BlockAttribution
 
 Row = dict[str, Any]
 _CAPTUM_STEPS = (8, 12, 16, 20, 24, 32, 48)
@@ -32,8 +33,8 @@ def against_captum(
     """
     ours, index = distinct_turns(turns)
     exact = replace(config, points=256, tolerance=1e9)
-    reference = attribute(model, calls_batch(ours, tokenizer, model.device), config=exact).signed[index]
-    found = attribute(model, calls_batch(ours, tokenizer, model.device), config=config).signed[index]
+    reference = _as_trained(model, tokenizer, turns, exact).signed[index]
+    found = _as_trained(model, tokenizer, turns, config).signed[index]
     error = total_variation(found, reference).mean().item()
     for steps in _CAPTUM_STEPS:
         theirs = torch.stack([captum_sums(model, tokenizer, turn, config, steps) for turn in turns])
@@ -42,9 +43,7 @@ def against_captum(
             break
     seconds = alternating(
         {
-            "ours": lambda: attribute(
-                model, calls_batch(distinct_turns(turns)[0], tokenizer, model.device), config=config
-            ),
+            "ours": lambda: _as_trained(model, tokenizer, turns, config),
             "captum": lambda: [captum_sums(model, tokenizer, turn, config, steps) for turn in turns],
         },
         repeats,
@@ -52,6 +51,7 @@ def against_captum(
     return {
         "rollouts": len(turns),
         "distinct_calls": len(ours),
+        "prompt_tokens": float(np.mean([len(turn.prompt.input_ids) for turn in turns])),
         "captum_steps": steps,
         "tv_ours": error,
         "tv_captum": captum_error,
@@ -59,6 +59,12 @@ def against_captum(
         "captum": seconds["captum"],
         "captum_over_ours": seconds["captum"]["median"] / seconds["ours"]["median"],
     }
+
+
+def _as_trained(model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig) -> BlockAttribution:
+    """What a training step asks for: the block sums of the distinct turns."""
+    batch = calls_batch(distinct_turns(turns)[0], tokenizer, model.device)
+    return attribute(model, batch, config=config, magnitudes=False)
 
 
 def captum_sums(model: Any, tokenizer: Any, turn: ToolTurn, config: AttributionConfig, steps: int) -> Tensor:
@@ -94,14 +100,12 @@ def scaling(
         "prompts": {n: ([group[0] for group in full[:n]], fixed) for n in (2, 4, 8) if n <= len(full)},
         "calls": {n: ([turn for group in full[:2] for turn in group[:n]], fixed) for n in (1, 2, 4)},
         "points": {n: ([group[0] for group in full], replace(fixed, points=n)) for n in (4, 8, 16, 32)},
-        "prompt tokens": {n: ([lengthened(full[0][0], n)], fixed) for n in (500, 1000, 2000, 4000)},
+        "prompt tokens": {n: (lengthened(full[0][:1], n), fixed) for n in (500, 1000, 2000, 4000)},
     }
     rows = []
     for varied, by_value in cases.items():
         functions = {
-            str(value): lambda some=some, settings=settings: attribute(
-                model, calls_batch(some, tokenizer, model.device), config=settings
-            )
+            str(value): lambda some=some, settings=settings: _as_trained(model, tokenizer, some, settings)
             for value, (some, settings) in by_value.items()
         }
         times = alternating(functions, repeats)
@@ -111,18 +115,25 @@ def scaling(
     return rows
 
 
-def lengthened(turn: ToolTurn, tokens: int) -> ToolTurn:
-    """The same turn after a prompt whose tool definitions are repeated up to ``tokens``."""
-    prompt = turn.prompt
-    end = max(i for i, block in enumerate(prompt.block_ids) if block == BLOCKS.index("T")) + 1
+def lengthened(turns: Sequence[ToolTurn], tokens: int) -> list[ToolTurn]:
+    """The same turns after prompts whose tool definitions are repeated up to ``tokens``."""
+    prompts = {id(turn.prompt): turn.prompt for turn in turns}
+    longer = {name: _lengthened(prompt, tokens) for name, prompt in prompts.items()}
+    return [replace(turn, prompt=longer[id(turn.prompt)]) for turn in turns]
+
+
+def _lengthened(prompt: PromptInputs, tokens: int) -> PromptInputs:
+    tools = BLOCKS.index("T")
+    own = [i for i, block in enumerate(prompt.block_ids) if block == tools]
+    end = own[-1] + 1
     more = max(0, tokens - len(prompt.input_ids))
-    block = [i for i, each in enumerate(prompt.block_ids) if each == BLOCKS.index("T")]
-    added = [prompt.input_ids[block[i % len(block)]] for i in range(more)]
     images = prompt.fields["mm_token_type_ids"][0]
-    fields = {**prompt.fields, "mm_token_type_ids": [[*images[:end], *[0] * more, *images[end:]]]}
-    longer = PromptInputs(
-        [*prompt.input_ids[:end], *added, *prompt.input_ids[end:]],
-        fields,
-        [*prompt.block_ids[:end], *[BLOCKS.index("T")] * more, *prompt.block_ids[end:]],
+    return PromptInputs(
+        [
+            *prompt.input_ids[:end],
+            *[prompt.input_ids[own[i % len(own)]] for i in range(more)],
+            *prompt.input_ids[end:],
+        ],
+        {**prompt.fields, "mm_token_type_ids": [[*images[:end], *[0] * more, *images[end:]]]},
+        [*prompt.block_ids[:end], *[tools] * more, *prompt.block_ids[end:]],
     )
-    return ToolTurn(longer, turn.ids, turn.text, turn.calls)

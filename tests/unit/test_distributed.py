@@ -57,7 +57,7 @@ class Probe(AttributionMixin):
         self.accelerator, self.model = accelerator, model
         self._tokenizer, self.tool_turns = processor.tokenizer, turns
         self._attribution = AttributionConfig(points=4, tolerance=0.05, tokens_per_forward=300)
-        self._alignment = SimpleNamespace(smoothing=1e-3)
+        self._alignment = SimpleNamespace(smoothing=1e-3, aggregation="signed")
 
     def record(self, name, value):
         pass

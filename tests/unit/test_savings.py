@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.audit.planted import planted_model, planted_share, random_prompts
-from iapo import attribution
+from iapo import attribution, prompt_tangents
 from iapo.alignment import block_magnitudes, distribution
 from iapo.attribution import attribute
 from iapo.config import AttributionConfig
 from iapo.prompts import prompt_messages
 from iapo.rollout import encode_prompt
-from iapo.shared_prefix import SharedPrefixes
+from iapo.shared_prefix import SharedBlocks, SharedPrefixes
 from iapo.teacher import turn_ids
 from iapo.tools import render_call
 from iapo.turns import PromptInputs, ToolTurn, calls_batch, example_inputs
@@ -85,6 +85,78 @@ def test_shared_prompts_change_nothing(
     apart = attribute(trained_looking, alone(batch), config=settings)
     for name in ("signed", "l1", "delta_f", "log_p"):
         assert torch.allclose(getattr(shared, name), getattr(apart, name), atol=2e-5), name
+
+
+@pytest.mark.parametrize("budget", [64, 500, 10_000])
+@pytest.mark.parametrize("tolerance", [1e9, 1e-9], ids=["plain", "all refined"])
+@pytest.mark.parametrize("target", ["call", "turn"])
+def test_tangents_of_the_blocks_change_nothing(
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], budget: int, tolerance: float, target: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget)
+    batch = calls_batch(turns, tiny[1].tokenizer, "cpu", target)
+    # Few scores at a time, so that queries are taken in several turns too.
+    monkeypatch.setattr(prompt_tangents, "_SCORES_TOGETHER", 40 * budget)
+    shared = attribute(trained_looking, batch, config=settings, magnitudes=False)
+    apart = attribute(trained_looking, alone(batch), config=settings)
+    assert shared.l1.isnan().all() and apart.signed.abs().max() > 1
+    for name in ("signed", "delta_f", "log_p", "residual"):
+        assert torch.allclose(getattr(shared, name), getattr(apart, name), atol=2e-5), name
+    assert all(parameter.grad is None for parameter in trained_looking.parameters())
+
+
+def test_block_sums_enter_no_backward_pass_of_the_prompt(
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
+    asked: list[int] = []
+    original = torch.autograd.grad
+
+    def grad(outputs: Any, inputs: Any, **more: Any) -> Any:
+        asked.append(sum(each.shape[-2] for each in inputs))
+        return original(outputs, inputs, **more)
+
+    monkeypatch.setattr(torch.autograd, "grad", grad)
+    attribute(trained_looking, batch, config=PLAIN, magnitudes=False)
+    layers = trained_looking.config.text_config.num_hidden_layers
+    longest = max(len(turn.prompt.input_ids) for turn in turns) - 1
+    # Gradients are asked for at keys and values alone, once for all calls.
+    assert asked == [2 * layers * longest]
+    attribute(trained_looking, batch, config=PLAIN)
+    assert len(asked) == 1 + 3
+
+
+def test_finer_blocks_and_other_decoders_keep_to_gradients(
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
+    asked = []
+    monkeypatch.setattr(SharedBlocks, "_add", lambda *_: asked.append(1))
+    finer = {**batch, "block_ids": torch.where(batch["block_ids"] == 1, 4, batch["block_ids"])}
+    assert not attribute(trained_looking, finer, config=PLAIN, magnitudes=False).l1.isnan().any()
+    monkeypatch.setattr(trained_looking.config.text_config, "layer_types", ["sliding_attention"] * 2)
+    assert not prompt_tangents.has_tangents(trained_looking)
+    assert not asked
+
+
+def test_tangents_go_through_adapters(tiny: tuple[Any, Any], trained_looking: Any, turns: list[ToolTurn]) -> None:
+    import copy
+
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(copy.deepcopy(trained_looking), LoraConfig(target_modules=["q_proj", "v_proj", "up_proj"]))
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
+    model = adapted.get_base_model().eval()
+    batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
+    shared, apart = (attribute(model, each, config=PLAIN, magnitudes=False) for each in (batch, alone(batch)))
+    plain = attribute(trained_looking, alone(batch), config=PLAIN)
+    assert torch.allclose(shared.signed, apart.signed, atol=2e-5)
+    assert not torch.allclose(plain.signed, apart.signed, atol=0.1)
 
 
 def test_images_pass_the_vision_tower_once_a_prompt(
@@ -227,11 +299,14 @@ def test_the_loss_reaches_the_parameters(trained_looking: Any, tiny: tuple[Any, 
     assert ((values[0] - values[1]) / 2e-3).item() == pytest.approx(gradient.norm().item(), rel=0.05)
 
 
-def test_autocast_moves_the_shares_little(trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]) -> None:
+@pytest.mark.parametrize("magnitudes", [True, False])
+def test_autocast_moves_the_shares_little(
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], magnitudes: bool
+) -> None:
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
     full = attribute(trained_looking, batch, config=PLAIN)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = attribute(trained_looking, batch, config=PLAIN)
+        half = attribute(trained_looking, batch, config=PLAIN, magnitudes=magnitudes)
     # Random weights cancel more than trained ones, for which the audit reports under .005.
     assert 0 < tv(full.signed, half.signed).mean() <= 0.01
 
@@ -252,15 +327,17 @@ def test_a_planted_block_is_the_only_one_that_matters() -> None:
         assert (moved > 1) == (block == 1)
 
 
+@pytest.mark.parametrize("magnitudes", [True, False])
 def test_a_prompt_of_eight_thousand_tokens_fits(
-    tiny: tuple[Any, Any], trained_looking: Any, turns: list[ToolTurn]
+    tiny: tuple[Any, Any], trained_looking: Any, turns: list[ToolTurn], magnitudes: bool
 ) -> None:
     from benchmarks.perf.attributions import lengthened
 
-    long = lengthened(turns[0], 8_000)
+    (long,) = lengthened(turns[:1], 8_000)
     assert len(long.prompt.input_ids) == 8_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = attribute(trained_looking, calls_batch([long], tiny[1].tokenizer, "cpu"), config=replace(PLAIN, points=2))
+    batch = calls_batch([long], tiny[1].tokenizer, "cpu")
+    found = attribute(trained_looking, batch, config=replace(PLAIN, points=2), magnitudes=magnitudes)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert torch.isfinite(found.signed).all() and math.isfinite(found.residual.item())
     assert grown < 1e6  # kB; stated in config/README.md

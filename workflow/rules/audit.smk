@@ -12,6 +12,7 @@ AUDIT_CODE = code_hash(
     "iapo.informative",
     "iapo.live",
     "iapo.probe",
+    "iapo.prompt_tangents",
     "iapo.shared_prefix",
     "iapo.teacher_cache",
 )

@@ -6,12 +6,14 @@ from typing import Any
 from iapo.provenance import atomic_write, job, write_json
 
 snakemake: Any
+LONG_PROMPT = 500
+"""Tokens."""
 
 with job(snakemake) as run:
     import pandas as pd
 
     from baselines import METHODS
-    from benchmarks.perf.attributions import against_captum, scaling
+    from benchmarks.perf.attributions import against_captum, lengthened, scaling
     from benchmarks.perf.steps import step_times
     from benchmarks.perf.timing import alternating
     from iapo.data.store import read_split
@@ -51,6 +53,10 @@ with job(snakemake) as run:
         raise RuntimeError("the cold-started student made no call to time; train it longer (mini does)")
     turns = turns_of(processor, {example.example_id: example for example in group}, calls)
     captum = against_captum(model, processor.tokenizer, turns, config.attribution, repeats=5)
+    # As long as real tool definitions make a prompt; mini's is one token.
+    long_captum = against_captum(
+        model, processor.tokenizer, lengthened(turns, LONG_PROMPT), config.attribution, repeats=3
+    )
     rows = scaling(model, processor.tokenizer, turns, config.attribution, repeats=5)
     cache = TeacherCache(cache_directory)
     keys = cache.prompts[: len(turns)]
@@ -60,10 +66,12 @@ with job(snakemake) as run:
         "iapo_over_grpo_step": steps["iapo_step"]["median"] / steps["grpo_step"]["median"],
         "attribution_over_grpo_step": steps["attribution"]["median"] / steps["grpo_step"]["median"],
         "captum_over_ours": captum["captum_over_ours"],
+        f"captum_over_ours_{LONG_PROMPT}_tokens": long_captum["captum_over_ours"],
         "cache_lookup_share": per_step / steps["iapo_step"]["median"],
         "length_exponent": next(row["exponent"] for row in rows if row["varied"] == "prompt tokens"),
         "steps": steps,
         "captum": captum,
+        "captum_long": long_captum,
     }
     write_json(Path(snakemake.output.summary), summary)
     parts = [{"varied": "step", "value": name, **times} for name, times in steps.items()]

@@ -43,16 +43,20 @@ def metrics_file(work: Path) -> MetricsFile:
 
 
 def clean(work: Path) -> None:
-    """Remove what a killed run left half made; called once, before any process trains.
-
-    transformers writes ``trainer_state.json`` last, so a checkpoint with a readable one is whole.
-    """
+    """Remove what a killed run left half made; called once, before any process trains."""
     for checkpoint in (work / "checkpoints").glob("checkpoint-*"):
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
+        if not is_whole(checkpoint):
             shutil.rmtree(checkpoint)
     metrics_file(work).truncate_after(step_of(last_checkpoint(work)))
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether all of a checkpoint was written: transformers writes ``trainer_state.json`` last."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def last_checkpoint(work: Path) -> Path | None:

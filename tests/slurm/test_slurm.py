@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from iapo.checkpoints import last_checkpoint, metrics_file, step_of
+from iapo.checkpoints import is_whole, metrics_file, step_of
 from iapo.provenance import ROOT
 
 HERE = Path(__file__).parent
@@ -120,6 +120,11 @@ def slurm_log(repository: Path, job: str) -> str:
     return next((repository / "results/slurm_logs").rglob(f"{job}.log")).read_text()
 
 
+def saved(work: Path) -> int:
+    """Steps of the last checkpoint that a run can go on from."""
+    return max((step_of(each) for each in (work / "checkpoints").glob("checkpoint-*") if is_whole(each)), default=0)
+
+
 def state(job: str, slurm: dict[str, str]) -> str:
     """Of a job, as Slurm has it."""
     command = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job}"]
@@ -161,7 +166,7 @@ def test_the_pipeline_outlives_a_cancelled_job_and_a_killed_snakemake(
 
     log = tmp_path / "cancelled.log"
     with running(repository, slurm, log, *command) as process:
-        wait_for(lambda: step_of(last_checkpoint(work)) >= 3, process, log)
+        wait_for(lambda: saved(work) >= 3, process, log)
         (cancelled,) = submitted(log.read_text(), "train_policy_0")
         subprocess.run(["scancel", cancelled], env=slurm, check=True)
         # What does not need it goes on.
@@ -169,14 +174,14 @@ def test_the_pipeline_outlives_a_cancelled_job_and_a_killed_snakemake(
         assert process.returncode == 1
     assert state(cancelled, slurm) == "CANCELLED"
     assert not (repository / "results/table.csv").exists()
-    checkpoint = step_of(last_checkpoint(work))
+    checkpoint = saved(work)
     # Each has the seconds that it took, so a step that was trained again would differ.
     kept = [row for row in metrics.rows() if row["step"] <= checkpoint]
     assert len(kept) == checkpoint < STEPS
 
     log = tmp_path / "killed.log"
     with running(repository, slurm, log, *command) as process:
-        wait_for(lambda: step_of(last_checkpoint(work)) >= checkpoint + 2, process, log)
+        wait_for(lambda: saved(work) >= checkpoint + 2, process, log)
         process.kill()
         process.wait()
     (orphan,) = submitted(log.read_text())

@@ -3,6 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
+# Containers often forbid it, and then every process compiles the 4,000 modules behind it again: 10 s each.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: table test slurm_test smoke rehearsal ablations report audit mechanism mechanism_quick lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"

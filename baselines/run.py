@@ -23,7 +23,6 @@ from iapo.data.store import read_split
 from iapo.launch import launch
 from iapo.methods import resolve
 from iapo.provenance import atomic_write
-from iapo.train import train
 from iapo.types import TEST_SETS, Example
 
 Stage = Literal["method", "teacher", "student"]
@@ -83,6 +82,9 @@ def run_job(job: TrainingJob) -> list[dict[str, float]]:
 
 
 def _train(job: TrainingJob, run_config: Config) -> None:
+    # Seconds of imports, which a job that only launches other processes need not wait for.
+    from iapo.train import train
+
     method, config = resolve(job.method, run_config, METHODS, job.weight)
     train(
         method,

@@ -24,6 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from iapo.alignment import BLOCKS
 from iapo.config import AttributionConfig
+from iapo.control_variate import completed, moments
 from iapo.embedding_path import EmbeddingPath, check_image_tokens, embedding_path, target_log_probability
 from iapo.prompt_tangents import has_tangents
 from iapo.shared_prefix import SharedBlocks, SharedPrefixes, shared_prompts
@@ -88,7 +89,9 @@ def attribute(
         rows = _rows(model, path, batch, config, differentiable, agree, per_block=per_block)
         log_p, log_p_baseline = rows.log_probability(torch.tensor([1.0, 0.0]))
         delta = log_p - log_p_baseline
-        sums, residual = _integrate(rows, delta, config, refine=not differentiable, agree=agree)
+        found, residual = _integrate(rows, delta, config, refine=not differentiable, agree=agree)
+        # Not in a loss: the known sum carries no gradient.
+        sums = completed(found, delta) if config.control_variate and not differentiable else found[0]
     if isinstance(rows, SharedBlocks):
         return BlockAttribution(sums, torch.full_like(sums, torch.nan), residual, delta, log_p)
     # Row 0 of the shifted one-hot is "no block".
@@ -124,11 +127,11 @@ def _rows(
 def _integrate(
     rows: SeparateRows | SharedPrefixes, delta: Tensor, config: AttributionConfig, *, refine: bool, agree: Agree | None
 ) -> tuple[Tensor, Tensor]:
-    """Attributions of tokens [B, L] or blocks [B, K], and residuals [B]; rows that fail completeness get three times
+    """Moments of tokens [2, B, L] or blocks [2, B, K], and residuals [B]; rows that fail completeness get three times
     the points."""
     alphas, weights = nodes(config.points, config.quadrature)
-    sums = rows.sum_over_points(alphas, weights)
-    bad = (_residual(sums.detach(), delta) > config.tolerance).nonzero()[:, 0]
+    found = rows.moments_over_points(alphas, weights)
+    bad = (_residual(found[0].detach(), delta) > config.tolerance).nonzero()[:, 0]
     if refine and (agree or int)(len(bad)):
         alphas, weights = nodes(3 * config.points, config.quadrature)
         kept = 0.0
@@ -137,9 +140,10 @@ def _integrate(
             new = torch.arange(len(alphas)) % 3 != 1
             alphas, weights, kept = alphas[new], weights[new], 1 / 3
         # A process without bad rows keeps step with the others on its first row.
-        more = rows.rows(bad if len(bad) else torch.zeros_like(delta[:1]).long()).sum_over_points(alphas, weights)
-        sums[bad] = sums[bad] * kept + more[bad]
-    return sums, _residual(sums.detach(), delta)
+        chosen = rows.rows(bad if len(bad) else torch.zeros_like(delta[:1]).long())
+        more = chosen.moments_over_points(alphas, weights)
+        found[:, bad] = found[:, bad] * kept + more[:, bad]
+    return found, _residual(found[0].detach(), delta)
 
 
 def nodes(points: int, quadrature: str) -> tuple[Tensor, Tensor]:
@@ -175,16 +179,16 @@ class SeparateRows:
         """The same with only some rows; results keep the whole batch's shape."""
         return SeparateRows(self._model, self._path, self._config, self._differentiable, self._agree, index)
 
-    def sum_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
-        """Σ over points of weight · gradient · difference, per token of every row: [B, L] float64."""
+    def moments_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
+        """:func:`~iapo.control_variate.moments` of gradient · difference, per token of every row: [2, B, L] float64."""
         path = self._path
         jobs = [(rows, held) for rows, most in self.chunks() for held in torch.arange(len(alphas)).split(most)]
-        total = torch.zeros(path.ids_BL.shape, dtype=torch.float64, device=path.ids_BL.device)
+        total = torch.zeros(2, *path.ids_BL.shape, dtype=torch.float64, device=path.ids_BL.device)
         with torch.enable_grad():
             for (rows, held), counts in _in_step(jobs, self._agree):
                 part = self._gradient_dot_difference(path.rows(rows), alphas[held], weights[held])
                 if counts:
-                    total = total.index_add(0, rows, functional.pad(part, path.margins(rows)))
+                    total = total.index_add(1, rows, functional.pad(part, path.margins(rows)))
         return total
 
     def log_probability(self, alphas: Tensor) -> Tensor:
@@ -214,8 +218,7 @@ class SeparateRows:
             log_p = target_log_probability(self._model, path.repeated(A), moved)
             # Gradients at the embeddings alone: parameters' .grad stays untouched.
             (gradient,) = torch.autograd.grad(log_p.sum(), moved, create_graph=self._differentiable)
-        product = (gradient.unflatten(0, (A, -1)).double() * path.difference_BLD.double()).sum(-1)
-        return (product * weights_A.to(product).view(A, 1, 1)).sum(0)
+        return moments((gradient.unflatten(0, (A, -1)).double() * path.difference_BLD.double()).sum(-1), weights_A)
 
     def chunks(self) -> list[tuple[Tensor, int]]:
         """Rows that share forward passes, shortest first, and how many points of each one pass can hold."""

@@ -1,15 +1,10 @@
-"""What a training run leaves while it runs: figures by step, resumable checkpoints, and the trained policy."""
+"""What a training run leaves while it runs: figures by step and resumable checkpoints."""
 
 from __future__ import annotations
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
-
-from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-
-from iapo.models import load_model, save_model
 
 
 class MetricsFile:
@@ -67,24 +62,3 @@ def last_checkpoint(work: Path) -> Path | None:
 def step_of(checkpoint: Path | None) -> int:
     """Steps that a checkpoint has behind it."""
     return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
-
-
-def save_policy(trainer: Any, processor: Any, start: Path, output: Path, adapters: LoraConfig | None) -> None:
-    """Write the trained policy as one pretrained directory, adapters merged. Every process calls it, the first writes.
-
-    Args:
-        trainer: after training, its model sharded or not.
-        processor: the model's.
-        start: pretrained directory that training began from; adapters are merged into its weights.
-        output: gets the directory, whole or not at all.
-        adapters: what was trained in place of the weights.
-    """
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if not trainer.accelerator.is_main_process:
-        return
-    if adapters is None:
-        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, output, weights=weights)
-        return
-    trained = get_peft_model(load_model(start)[0], adapters)
-    set_peft_model_state_dict(trained, {name: value for name, value in weights.items() if "lora_" in name})
-    save_model(trained.merge_and_unload(), processor, output)

@@ -34,7 +34,9 @@ def _reference_rows(schema: Mapping[str, Any], section: Mapping[str, Any], prefi
             rows += _reference_rows(schema, schema["$defs"][target.rpartition("/")[2]], f"{prefix}{name}.")
         else:
             default = f"`{json.dumps(entry['default'])}`" if "default" in entry else "–"
-            rows.append(f"| `{prefix}{name}` | {default} | {entry.get('description', '')} |")
+            # A table's row is one line.
+            meaning = " ".join(entry.get("description", "").split())
+            rows.append(f"| `{prefix}{name}` | {default} | {meaning} |")
     return rows
 
 

@@ -22,6 +22,7 @@ from transformers import DynamicCache
 
 from iapo.alignment import BLOCKS
 from iapo.blocks import NO_BLOCK
+from iapo.control_variate import moments
 from iapo.embedding_path import EmbeddingPath
 from iapo.prompt_tangents import LayerMemory, TangentColumns, prompt_memory
 
@@ -65,9 +66,9 @@ class SharedPrefixes:
     def _width(self) -> int:
         return int(self._path.ids_BL.shape[1])
 
-    def sum_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
-        """Σ over points of weight · gradient · difference, per token of every row: [B, L] float64."""
-        total = torch.zeros(len(self._path), self._width, dtype=torch.float64, device=self._path.ids_BL.device)
+    def moments_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
+        """:func:`~iapo.control_variate.moments` of gradient · difference, per token of every row: [2, B, L] float64."""
+        total = torch.zeros(2, len(self._path), self._width, dtype=torch.float64, device=self._path.ids_BL.device)
         for prompts in self._chunks(len(alphas)):
             batch = _PromptBatch(self._model, self._path, prompts)
             held = max(1, self._budget // batch.mask_SP.numel())
@@ -111,10 +112,10 @@ class SharedPrefixes:
                 # Gradients at the embeddings alone: parameters' .grad stays untouched.
                 (gradient,) = torch.autograd.grad(log_p.sum(), embeddings, retain_graph=k < most - 1)
                 product = (gradient.unflatten(0, (len(alphas), -1)).double() * batch.difference_SPD.double()).sum(-1)
-                per_prompt = (product * weights.to(product).view(-1, 1, 1)).sum(0)
+                per_prompt = moments(product, weights)
                 for s, _ in calls:
                     prompt = batch.prompts[s]
-                    total[prompt.rows[k], prompt.columns[k]] += per_prompt[s, -prompt.length :]
+                    total[:, prompt.rows[k], prompt.columns[k]] += per_prompt[:, s, -prompt.length :]
 
     def _chunks(self, points: int) -> Iterator[list[_Prompt]]:
         chunk: list[_Prompt] = []
@@ -135,9 +136,9 @@ class SharedBlocks(SharedPrefixes):
     def _width(self) -> int:
         return len(BLOCKS)
 
-    def sum_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
-        """Σ over points of weight · gradient · difference, per block of every row: [B, K] float64."""
-        return super().sum_over_points(alphas, weights)
+    def moments_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
+        """The same per block of every row: [2, B, K] float64."""
+        return super().moments_over_points(alphas, weights)
 
     def _memory(self, batch: _PromptBatch, alphas: Tensor) -> _Layers:
         return [(each.keys, each.values) for each in batch.memory_with_tangents(alphas, 0)[0]]
@@ -159,7 +160,7 @@ class SharedBlocks(SharedPrefixes):
             for k, (start, own) in enumerate(zip(at.starts, at.split(tangent, 2), strict=True)):
                 spread[:, k, :, start:] = own
             products += batch.inner_products(gradient.flatten(1), spread.flatten(2))
-        total[[batch.row(call) for call in batch.calls]] += torch.einsum("ack,a->ck", products, weights.to(products))
+        total[:, [batch.row(call) for call in batch.calls]] += moments(products, weights)
 
 
 _Call = tuple[int, int]

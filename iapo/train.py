@@ -11,16 +11,16 @@ from typing import Any
 
 from accelerate.utils import gather_object
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
 from iapo.alignment_trainer import AlignmentTrainer
-from iapo.checkpoints import last_checkpoint, metrics_file, save_policy, step_of
+from iapo.checkpoints import last_checkpoint, metrics_file, step_of
 from iapo.config import Config, TrainConfig
 from iapo.data.store import figure_to_json
 from iapo.env import ENVIRONMENTS
 from iapo.grpo_arguments import grpo_config, with_completion_length
 from iapo.methods import Method
-from iapo.models import load_model
+from iapo.models import load_model, save_model
 from iapo.monitors import Monitor
 from iapo.progress import Progress
 from iapo.prompts import open_image, prompt_messages
@@ -103,7 +103,7 @@ def train(
             trainer._load_from_checkpoint(str(checkpoint))
     if isinstance(trainer, AlignmentTrainer):
         _write_misses(work / "misses.jsonl", trainer)
-    save_policy(trainer, processor, start, output, adapters)
+    _save_policy(trainer, processor, start, output, adapters)
     return metrics_file(work).rows()
 
 
@@ -194,3 +194,24 @@ def _adapters(config: Config) -> LoraConfig | None:
         return None
     # The vision tower is left as it is: rewards come from what is said about an image.
     return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=r".*language_model.*_proj", task_type="CAUSAL_LM")
+
+
+def _save_policy(trainer: Any, processor: Any, start: Path, output: Path, adapters: LoraConfig | None) -> None:
+    """Write the trained policy as one pretrained directory, adapters merged. Every process calls it, the first writes.
+
+    Args:
+        trainer: after training, its model sharded or not.
+        processor: the model's.
+        start: pretrained directory that training began from; adapters are merged into its weights.
+        output: gets the directory, whole or not at all.
+        adapters: what was trained in place of the weights.
+    """
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if not trainer.accelerator.is_main_process:
+        return
+    if adapters is None:
+        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, output, weights=weights)
+        return
+    trained = get_peft_model(load_model(start)[0], adapters)
+    set_peft_model_state_dict(trained, {name: value for name, value in weights.items() if "lora_" in name})
+    save_model(trained.merge_and_unload(), processor, output)

@@ -78,8 +78,8 @@ def test_shared_prompts_change_nothing(
     settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget)
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
     asked = []
-    original = SharedPrefixes.sum_over_points
-    monkeypatch.setattr(SharedPrefixes, "sum_over_points", lambda *args: asked.append(1) or original(*args))
+    original = SharedPrefixes.moments_over_points
+    monkeypatch.setattr(SharedPrefixes, "moments_over_points", lambda *args: asked.append(1) or original(*args))
     shared = attribute(trained_looking, batch, config=settings)
     assert asked
     apart = attribute(trained_looking, alone(batch), config=settings)
@@ -278,9 +278,23 @@ def test_each_baseline_is_its_own_start(
     assert tv(usual, attribute(trained_looking, batch, config=replace(PLAIN, baseline=baseline)).signed).max() > 1e-3
 
 
+def test_blocks_are_complete_and_nearer_to_the_converged_ones(
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]
+) -> None:
+    batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
+    reference = attribute(trained_looking, batch, config=replace(PLAIN, points=256)).signed
+    few = replace(PLAIN, points=6, control_variate=False)
+    plain = attribute(trained_looking, batch, config=few)
+    corrected = attribute(trained_looking, batch, config=replace(few, control_variate=True))
+    assert torch.allclose(corrected.signed.sum(1), corrected.delta_f, atol=1e-6)
+    assert torch.equal(corrected.residual, plain.residual)
+    errors = [tv(each.signed, reference).mean() for each in (corrected, plain)]
+    assert errors[0] < errors[1]
+
+
 def test_the_loss_reaches_the_parameters(trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]) -> None:
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
-    settings = replace(PLAIN, points=4)
+    settings = replace(PLAIN, points=4, control_variate=False)
     plain = attribute(trained_looking, batch, config=settings)
     kept = attribute(trained_looking, batch, config=settings, differentiable=True)
     assert torch.allclose(plain.signed, kept.signed.detach(), atol=2e-5) and not plain.signed.requires_grad

@@ -6,6 +6,9 @@ import json
 import shutil
 from pathlib import Path
 
+MISSES = "misses.jsonl"
+"""In a run's work folder: calls that the teacher's cache had no row of its own for."""
+
 
 class MetricsFile:
     """Figures by step, one JSON object a line; appended while training, cut back when it resumes."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from iapo.checkpoints import MISSES
 from iapo.progress import Progress
 from iapo.prompts import open_image
 from iapo.provenance import atomic_write
@@ -103,4 +105,14 @@ def read_calls(path: Path) -> dict[str, list[ToolCall]]:
     calls: dict[str, list[ToolCall]] = defaultdict(list)
     for sampled in read_sampled(path):
         calls[sampled.example_id].append(sampled.call)
+    return dict(calls)
+
+
+def read_misses(works: Iterable[Path]) -> dict[str, list[ToolCall]]:
+    """Prompt key → calls that the cache lacked in training runs with these work folders; each run's, once a run."""
+    calls: dict[str, list[ToolCall]] = defaultdict(list)
+    for work in works:
+        for line in (work / MISSES).read_text().splitlines():
+            miss = json.loads(line)
+            calls[miss["prompt_key"]] += parse_turn(miss["turn"]).calls[:1]
     return dict(calls)

@@ -14,7 +14,7 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
 from iapo.alignment_trainer import AlignmentTrainer
-from iapo.checkpoints import last_checkpoint, metrics_file, step_of
+from iapo.checkpoints import MISSES, last_checkpoint, metrics_file, step_of
 from iapo.config import Config, TrainConfig
 from iapo.data.store import figure_to_json
 from iapo.env import ENVIRONMENTS
@@ -102,7 +102,7 @@ def train(
             # All steps are done; transformers would take one more (seen with 5.17).
             trainer._load_from_checkpoint(str(checkpoint))
     if isinstance(trainer, AlignmentTrainer):
-        _write_misses(work / "misses.jsonl", trainer)
+        _write_misses(work / MISSES, trainer)
     _save_policy(trainer, processor, start, output, adapters)
     return metrics_file(work).rows()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,9 @@ from iapo.informative import centre, correlation, informativeness
 from iapo.live import LiveSums, live_penalties, score_calls
 from iapo.probe import SampledCall
 from iapo.rewards import penalties_of_calls
-from iapo.teacher import cache_row, score_turns
+from iapo.teacher import TeacherPass, cache_row, score_turns
 from iapo.teacher_cache import HIT_KINDS, CacheHit, TeacherCache
-from iapo.types import Example
+from iapo.types import Example, ToolCall
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,30 @@ def audit_cache(
         student=mine,
         teacher=theirs,
     )
+
+
+def filled(
+    cache: Path,
+    teacher: Policy,
+    examples: Sequence[Example],
+    misses: Mapping[str, Sequence[ToolCall]],
+    config: Config,
+) -> TeacherCache:
+    """What the cache would hold once the calls that training runs missed are scored too; its files stay as they are.
+
+    Args:
+        cache: its directory.
+        teacher: whose cache it is.
+        examples: the prompts to fill.
+        misses: prompt key → calls.
+        config: of the run.
+    """
+    with tempfile.TemporaryDirectory() as directory:
+        copy = Path(shutil.copytree(cache, Path(directory) / "cache"))
+        before = TeacherCache(copy)
+        writer = CacheWriter(copy, before.fingerprint)
+        TeacherPass(*teacher, config, writer, before.fingerprint).fill(examples, misses, before)
+        return TeacherCache(copy)
 
 
 def variation_from_converged(

@@ -20,7 +20,7 @@ from iapo.turns import PromptInputs, ToolTurn, calls_batch, distinct_turns
 from iapo.types import BlockAttribution
 
 Row = dict[str, Any]
-_CAPTUM_STEPS = (8, 12, 16, 20, 24, 32, 48)
+_CAPTUM_STEPS = (4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48)
 
 
 def against_captum(

@@ -69,6 +69,9 @@ rule compare_options:
 
 AUDITED = next((name for name in CONFIG.methods if teacher_cache(name)), None)
 if AUDITED is not None:
+    TRAINED = (
+        RESULTS / f"train/{AUDITED}/seed{CONFIG.seeds[0]}/model/model.safetensors"
+    )
 
     rule audit:
         """Cache against live teacher, attribution against a converged one; numbers and a page of plots."""
@@ -77,8 +80,7 @@ if AUDITED is not None:
             teacher=teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors",
             stats=teacher_cache(AUDITED),
             cold=STUDENT_START,
-            trained=RESULTS
-            / f"train/{AUDITED}/seed{CONFIG.seeds[0]}/model/model.safetensors",
+            trained=TRAINED,
             metrics=[
                 RESULTS / f"train/{AUDITED}/seed{seed}/metrics.csv"
                 for seed in CONFIG.seeds
@@ -110,6 +112,7 @@ if AUDITED is not None:
             manifest=RESULTS / "data/manifest.json",
             stats=teacher_cache(AUDITED),
             cold=STUDENT_START,
+            trained=TRAINED,
         output:
             summary=RESULTS / "perf/summary.json",
             table=RESULTS / "perf/table.csv",

@@ -15,6 +15,7 @@ with job(snakemake) as run:
     from benchmarks.audit.cache import (
         audit_cache,
         autocast_variation,
+        filled,
         residuals,
         self_teacher_penalty,
         variation_from_converged,
@@ -23,7 +24,7 @@ with job(snakemake) as run:
     from benchmarks.audit.plots import draw
     from iapo.data.store import read_split
     from iapo.models import load_model
-    from iapo.probe import sample_calls
+    from iapo.probe import read_misses, sample_calls
     from iapo.teacher_cache import TeacherCache, directory_of
     from iapo.train import training_prompts
     from iapo.types import TEST_SETS
@@ -33,7 +34,8 @@ with job(snakemake) as run:
     prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), audit.prompts_per_set)
     examples = {example.example_id: example for example in prompts}
     teacher = load_model(weights.parent, device=config.device)
-    cache = TeacherCache(directory_of(Path(snakemake.input.stats[0])))
+    cached = directory_of(Path(snakemake.input.stats[0]))
+    cache = TeacherCache(cached)
     # The cache holds calls that the cold student was seen to make, so that it is asked with other ones.
     seed = config.student.cold_start.seed + 1
     audits, errors, found = {}, {}, {}
@@ -56,6 +58,11 @@ with job(snakemake) as run:
         found[stage]["self_teacher_penalty"] = self_teacher_penalty(student, examples, calls, config)
         found[stage]["tv_autocast"] = autocast_variation(student, one.student, config.attribution).mean().item()
         print(f"{stage}: {found[stage]}", flush=True)
+    # What raises the agreement: the same calls again, with the training runs' misses scored as rule fill_cache does.
+    misses = read_misses(Path(path).parent / "work" for path in snakemake.input.metrics)
+    fuller = filled(cached, teacher, prompts, misses, config)
+    found["after filling"] = audit_cache(student, teacher, fuller, examples, calls, config).facts()
+    print(f"after filling: {found['after filling']}", flush=True)
     errors["teacher"] = variation_from_converged(
         teacher, one.teacher, config.teacher_attribution, audit.reference_points
     )
@@ -63,6 +70,7 @@ with job(snakemake) as run:
     main = verdict["teachers"][str(verdict["teacher_seed"])]
     summary = {
         **found["after training"],
+        "within_group_r_filled": found["after filling"]["within_group_r"],
         "tv_mean": max(values.mean().item() for values in errors.values()),
         "tv_p95": max(pd.Series(values).quantile(0.95) for values in errors.values()),
         "informative": verdict["verdict"],

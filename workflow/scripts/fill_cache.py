@@ -1,7 +1,5 @@
 """Add the teacher's attribution of the calls that trained students made and the cache lacked."""
 
-import json
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,9 @@ with job(snakemake) as run:
     from iapo.config import with_overrides
     from iapo.data.store import read_split
     from iapo.models import load_model
+    from iapo.probe import read_misses
     from iapo.teacher import TeacherPass
     from iapo.teacher_cache import TeacherCache, cache_stats, read_manifest
-    from iapo.tools import parse_turn
     from iapo.train import training_prompts
     from iapo.types import TEST_SETS
 
@@ -24,11 +22,7 @@ with job(snakemake) as run:
     config = with_overrides(run.config, {"attribution": attribution}, "cache")
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     cache = Path(snakemake.params.work)
-    queue = defaultdict(list)
-    for path in map(Path, snakemake.input.weights):
-        for line in (path.parent.parent / "work/misses.jsonl").read_text().splitlines():
-            miss = json.loads(line)
-            queue[miss["prompt_key"]] += parse_turn(miss["turn"]).calls[:1]
+    queue = read_misses(Path(path).parent.parent / "work" for path in snakemake.input.weights)
     model, processor = load_model(weights.parent, device=config.device)
     examples = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.train.prompts_per_set)
     with exclusive(cache):

@@ -23,6 +23,7 @@ with job(snakemake) as run:
     from iapo.probe import sample_calls
     from iapo.teacher_cache import TeacherCache, directory_of
     from iapo.train import training_prompts
+    from iapo.turns import ToolTurn
     from iapo.types import TEST_SETS
 
     method, config = resolve(snakemake.params.method, run.config, METHODS)
@@ -37,27 +38,32 @@ with job(snakemake) as run:
         cache=cache_directory,
         steps=max(8, config.train.steps),
     )
-    model, processor = load_model(start.parent, device=config.device)
     prompts, per_set = training_prompts(examples, config.train.prompts_per_set), config.train.prompts_per_set
     group = [*prompts[::per_set], *prompts[1::per_set]][: config.train.groups_per_step]
-    calls = sample_calls(
-        model,
-        processor,
-        group,
-        rollouts=config.train.group_size,
-        temperature=config.train.temperature,
-        turn_tokens=config.evaluation.turn_tokens,
-        seed=0,
-    )
-    if not calls:
-        raise RuntimeError("the cold-started student made no call to time; train it longer (mini does)")
-    turns = turns_of(processor, {example.example_id: example for example in group}, calls)
-    captum = against_captum(model, processor.tokenizer, turns, config.attribution, repeats=5)
+
+    def rolled_out(policy: Path) -> tuple[Any, Any, list[ToolTurn]]:
+        model, processor = load_model(policy, device=config.device)
+        calls = sample_calls(
+            model,
+            processor,
+            group,
+            rollouts=config.train.group_size,
+            temperature=config.train.temperature,
+            turn_tokens=config.evaluation.turn_tokens,
+            seed=0,
+        )
+        if not calls:
+            raise RuntimeError(f"{policy} made no call to time; train it longer (mini does)")
+        turns = turns_of(processor, {example.example_id: example for example in group}, calls)
+        return model, processor.tokenizer, turns
+
+    # Late in training a group's rollouts repeat one another, and a call that was made twice is attributed once.
+    trained = against_captum(*rolled_out(Path(snakemake.input.trained).parent), config.attribution, repeats=5)
+    model, tokenizer, turns = rolled_out(start.parent)
+    captum = against_captum(model, tokenizer, turns, config.attribution, repeats=5)
     # As long as real tool definitions make a prompt; mini's is one token.
-    long_captum = against_captum(
-        model, processor.tokenizer, lengthened(turns, LONG_PROMPT), config.attribution, repeats=3
-    )
-    rows = scaling(model, processor.tokenizer, turns, config.attribution, repeats=5)
+    long_captum = against_captum(model, tokenizer, lengthened(turns, LONG_PROMPT), config.attribution, repeats=3)
+    rows = scaling(model, tokenizer, turns, config.attribution, repeats=5)
     cache = TeacherCache(cache_directory)
     keys = cache.prompts[: len(turns)]
     lookups = alternating({"lookup": lambda: [cache.lookup(key, turns[0].calls[0]) for key in keys]}, 20)["lookup"]
@@ -66,11 +72,13 @@ with job(snakemake) as run:
         "iapo_over_grpo_step": steps["iapo_step"]["median"] / steps["grpo_step"]["median"],
         "attribution_over_grpo_step": steps["attribution"]["median"] / steps["grpo_step"]["median"],
         "captum_over_ours": captum["captum_over_ours"],
+        "captum_over_ours_after_training": trained["captum_over_ours"],
         f"captum_over_ours_{LONG_PROMPT}_tokens": long_captum["captum_over_ours"],
         "cache_lookup_share": per_step / steps["iapo_step"]["median"],
         "length_exponent": next(row["exponent"] for row in rows if row["varied"] == "prompt tokens"),
         "steps": steps,
         "captum": captum,
+        "captum_after_training": trained,
         "captum_long": long_captum,
     }
     write_json(Path(snakemake.output.summary), summary)

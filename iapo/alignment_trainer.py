@@ -121,8 +121,7 @@ class AttributionMixin(TurnMixin):
         shown = distinct or [min(self.tool_turns, key=lambda turn: turn.length)]
         target = self._attribution.target if distinct else "turn"
         batch = calls_batch(shown, self._tokenizer, self.accelerator.device, target)
-        magnitudes = self._alignment.aggregation == "l1"
-        result = attribute(self.policy, batch, config=self._attribution, magnitudes=magnitudes, agree=agree)
+        result = attribute(self.policy, batch, config=self._attribution, agree=agree)
         if not distinct:
             return None
         self._log_attribution(distinct, result)

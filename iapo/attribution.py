@@ -44,7 +44,6 @@ def attribute(
     batch: Mapping[str, Tensor],
     *,
     config: AttributionConfig,
-    magnitudes: bool = True,
     differentiable: bool = False,
     agree: Agree | None = None,
 ) -> BlockAttribution:
@@ -63,15 +62,13 @@ def attribute(
             tokens that follow it (absent: nothing is shared); ``block_ids`` int [B, L],
             0 P, 1 R, 2 I, 3 T or those of a finer partition, -1 none (template, target, padding).
         config: what is computed, how exactly, and how many tokens one forward pass holds.
-        magnitudes: whether ``l1`` is asked for. It needs every token's gradient; without it, calls that share a
-            prompt cost half as much on small models, and ``l1`` is nan wherever that way was taken.
         differentiable: keep the graph, so that the sums can be part of a loss; no row is refined.
         agree: the largest of a count over all processes. Needed where parameters are sharded (FSDP, ZeRO-3):
             every process must run the same number of forward passes.
 
     Returns:
         Block sums in nats, float64, on the model's device. A row without target tokens is all zeros, its
-        residual too.
+        residual too. ``l1`` may be nan where ``config.magnitudes`` does not ask for it.
 
     Raises:
         ValueError: for inputs that do not fit together, or a model without a pad token.
@@ -85,7 +82,7 @@ def attribute(
             return _shapley(model, path, config, agree)
         if config.method == "attention":
             return _attention(model, path, config, blocks)
-        per_block = not magnitudes and blocks == len(BLOCKS)
+        per_block = not config.magnitudes and blocks == len(BLOCKS)
         rows = _rows(model, path, batch, config, differentiable, agree, per_block=per_block)
         log_p, log_p_baseline = rows.log_probability(torch.tensor([1.0, 0.0]))
         delta = log_p - log_p_baseline

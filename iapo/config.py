@@ -370,6 +370,8 @@ def _check_together(config: Config) -> None:
     attribution, alignment = config.attribution, config.alignment
     if attribution.method == "shapley" and attribution.blocks != "prit":
         problems.append(f"attribution.method: found shapley with {attribution.blocks} blocks; it needs prit")
+    if alignment.aggregation == "l1" and not attribution.magnitudes:
+        problems.append("alignment.aggregation: found l1 without attribution.magnitudes; set that to true")
     if alignment.weight_end is not None and alignment.weight == 0:
         problems.append("alignment.weight: found 0 with weight_end set; start above 0")
     if alignment.loss_weight and attribution.method != "integrated_gradients":

@@ -71,7 +71,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "whole turn": {"attribution": {"target": "turn"}},
     "shapley": {"attribution": {"method": "shapley"}},
     "attention": {"attribution": {"method": "attention"}},
-    "l1": {"alignment": {"aggregation": "l1"}},
+    "l1": {"attribution": {"magnitudes": True}, "alignment": {"aggregation": "l1"}},
     "length-normalised": {"alignment": {"aggregation": "length_normalised"}},
     "KL student‖teacher": {"alignment": {"divergence": "kl_student_teacher"}},
     "KL teacher‖student": {"alignment": {"divergence": "kl_teacher_student"}},

@@ -64,7 +64,7 @@ def against_captum(
 def _as_trained(model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig) -> BlockAttribution:
     """What a training step asks for: the block sums of the distinct turns."""
     batch = calls_batch(distinct_turns(turns)[0], tokenizer, model.device)
-    return attribute(model, batch, config=config, magnitudes=False)
+    return attribute(model, batch, config=config)
 
 
 def captum_sums(model: Any, tokenizer: Any, turn: ToolTurn, config: AttributionConfig, steps: int) -> Tensor:

@@ -24,7 +24,7 @@ Batch = dict[str, Tensor]
 Collate = Callable[..., Batch]
 Merged = tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]
 
-POINTS = AttributionConfig(points=8, tolerance=1e9, control_variate=False)
+POINTS = AttributionConfig(points=8, tolerance=1e9, control_variate=False, magnitudes=True)
 """Never triples."""
 
 

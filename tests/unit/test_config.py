@@ -21,6 +21,7 @@ from iapo.provenance import ROOT, atomic_directory, atomic_write, code_hash
         ({"train": {"steps": 0}}, "train.steps: found 0"),
         ({"seeds": [1, 1]}, "seeds: found [1, 1]"),
         ({"test_sets": ["docvqa"]}, "test_sets: found ['docvqa']; choose from charxiv"),
+        ({"alignment": {"aggregation": "l1"}}, "alignment.aggregation: found l1 without attribution.magnitudes"),
         ({"student": {"model": {"hidden_size": 50}}}, "student.model.hidden_size: found 50"),
     ],
 )

@@ -24,7 +24,8 @@ from iapo.turns import PromptInputs, ToolTurn, calls_batch, example_inputs
 from iapo.types import Example, ToolCall
 
 pytestmark = pytest.mark.filterwarnings("ignore:the pad token's embedding is zero")
-PLAIN = AttributionConfig(tolerance=1e9)
+PLAIN = AttributionConfig(tolerance=1e9, magnitudes=True)
+BLOCKS_ALONE = replace(PLAIN, magnitudes=False)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def test_shared_prompts_change_nothing(
     trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], budget: int, tolerance: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget)
+    settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget, magnitudes=True)
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
     asked = []
     original = SharedPrefixes.moments_over_points
@@ -94,11 +95,11 @@ def test_tangents_of_the_blocks_change_nothing(
     trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], budget: int, tolerance: float, target: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget)
+    settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget, magnitudes=True)
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu", target)
     # Few scores at a time, so that queries are taken in several turns too.
     monkeypatch.setattr(prompt_tangents, "_SCORES_TOGETHER", 40 * budget)
-    shared = attribute(trained_looking, batch, config=settings, magnitudes=False)
+    shared = attribute(trained_looking, batch, config=replace(settings, magnitudes=False))
     apart = attribute(trained_looking, alone(batch), config=settings)
     assert shared.l1.isnan().all() and apart.signed.abs().max() > 1
     for name in ("signed", "delta_f", "log_p", "residual"):
@@ -118,7 +119,7 @@ def test_block_sums_enter_no_backward_pass_of_the_prompt(
         return original(outputs, inputs, **more)
 
     monkeypatch.setattr(torch.autograd, "grad", grad)
-    attribute(trained_looking, batch, config=PLAIN, magnitudes=False)
+    attribute(trained_looking, batch, config=BLOCKS_ALONE)
     layers = trained_looking.config.text_config.num_hidden_layers
     longest = max(len(turn.prompt.input_ids) for turn in turns) - 1
     # Gradients are asked for at keys and values alone, once for all calls.
@@ -134,7 +135,7 @@ def test_finer_blocks_and_other_decoders_keep_to_gradients(
     asked = []
     monkeypatch.setattr(SharedBlocks, "_add", lambda *_: asked.append(1))
     finer = {**batch, "block_ids": torch.where(batch["block_ids"] == 1, 4, batch["block_ids"])}
-    assert not attribute(trained_looking, finer, config=PLAIN, magnitudes=False).l1.isnan().any()
+    assert not attribute(trained_looking, finer, config=BLOCKS_ALONE).l1.isnan().any()
     monkeypatch.setattr(trained_looking.config.text_config, "layer_types", ["sliding_attention"] * 2)
     assert not prompt_tangents.has_tangents(trained_looking)
     assert not asked
@@ -153,7 +154,7 @@ def test_tangents_go_through_adapters(tiny: tuple[Any, Any], trained_looking: An
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
     model = adapted.get_base_model().eval()
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
-    shared, apart = (attribute(model, each, config=PLAIN, magnitudes=False) for each in (batch, alone(batch)))
+    shared, apart = (attribute(model, each, config=BLOCKS_ALONE) for each in (batch, alone(batch)))
     plain = attribute(trained_looking, alone(batch), config=PLAIN)
     assert torch.allclose(shared.signed, apart.signed, atol=2e-5)
     assert not torch.allclose(plain.signed, apart.signed, atol=0.1)
@@ -320,7 +321,7 @@ def test_autocast_moves_the_shares_little(
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
     full = attribute(trained_looking, batch, config=PLAIN)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = attribute(trained_looking, batch, config=PLAIN, magnitudes=magnitudes)
+        half = attribute(trained_looking, batch, config=replace(PLAIN, magnitudes=magnitudes))
     # Random weights cancel more than trained ones, for which the audit reports under .005.
     assert 0 < tv(full.signed, half.signed).mean() <= 0.01
 
@@ -351,7 +352,7 @@ def test_a_prompt_of_eight_thousand_tokens_fits(
     assert len(long.prompt.input_ids) == 8_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     batch = calls_batch([long], tiny[1].tokenizer, "cpu")
-    found = attribute(trained_looking, batch, config=replace(PLAIN, points=2), magnitudes=magnitudes)
+    found = attribute(trained_looking, batch, config=replace(PLAIN, points=2, magnitudes=magnitudes))
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert torch.isfinite(found.signed).all() and math.isfinite(found.residual.item())
     assert grown < 1e6  # kB; stated in config/README.md

@@ -69,9 +69,7 @@ rule compare_options:
 
 AUDITED = next((name for name in CONFIG.methods if teacher_cache(name)), None)
 if AUDITED is not None:
-    TRAINED = (
-        RESULTS / f"train/{AUDITED}/seed{CONFIG.seeds[0]}/model/model.safetensors"
-    )
+    TRAINED = RESULTS / f"train/{AUDITED}/seed{CONFIG.seeds[0]}/model/model.safetensors"
 
     rule audit:
         """Cache against live teacher, attribution against a converged one; numbers and a page of plots."""

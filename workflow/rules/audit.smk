@@ -30,6 +30,7 @@ rule informative_teacher:
         record=RESULTS / "informative.run.json",
     log:
         logs("informative_teacher"),
+    priority: EARLY
     conda:
         "../envs/iapo.yaml"
     threads: 1

@@ -176,6 +176,10 @@ CACHING_CODE = code_hash(
 )
 
 
+# Jobs that the longest chains wait for go first; else one chain is left alone at the end, on one core.
+EARLY = 10
+
+
 def teacher_cache(method: str) -> list[Path]:
     """The teacher's cache as an input, for methods that compare with the teacher."""
     if method not in SETTLED or not SETTLED[method][0].uses_teacher:

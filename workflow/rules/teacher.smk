@@ -9,6 +9,7 @@ rule train_teacher:
         record=[RESULTS / "teacher/seed{seed}/model.run.json"],
     log:
         logs("train_teacher/seed{seed}"),
+    priority: EARLY
     conda:
         "../envs/iapo.yaml"
     threads: CONFIG.hardware.processes
@@ -35,6 +36,7 @@ rule sample_student:
         record=RESULTS / "teacher/student_calls.run.json",
     log:
         logs("sample_student"),
+    priority: EARLY
     conda:
         "../envs/iapo.yaml"
     threads: 1
@@ -65,6 +67,7 @@ rule cache_teacher:
         record=RESULTS / "teacher/cache/{cache}.run.json",
     log:
         logs("cache_teacher/{cache}"),
+    priority: EARLY
     conda:
         "../envs/iapo.yaml"
     threads: 1

@@ -39,6 +39,7 @@ rule tune_weight:
         record=RESULTS / "tuning/{method}.run.json",
     log:
         logs("tuning/{method}"),
+    priority: EARLY - 1
     conda:
         "../envs/iapo.yaml"
     threads: CONFIG.hardware.processes
@@ -89,6 +90,7 @@ for batch in CONFIG.seed_batches:
             ),
         log:
             logs(f"train/{{method}}/seed{'_'.join(map(str, batch))}"),
+        priority: 1  # before the evaluations, which are short
         conda:
             "../envs/iapo.yaml"
         threads: CONFIG.hardware.processes

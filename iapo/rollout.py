@@ -129,6 +129,9 @@ def generate_turn(
 
     Returns:
         [B] token ids of the turns, the end token included where one was reached.
+
+    Raises:
+        ValueError: for a suppressed token that the tokenizer does not know.
     """
     tokenizer = processor.tokenizer
     padded = tokenizer.pad(
@@ -145,10 +148,20 @@ def generate_turn(
         max_new_tokens=most_tokens,
         do_sample=temperature is not None,
         temperature=temperature,
-        suppress_tokens=tokenizer.convert_tokens_to_ids(list(suppressed)),
+        suppress_tokens=_known_tokens(tokenizer, suppressed),
     )
     turns = output[:, padded["input_ids"].shape[1] :].tolist()
     return [_until_end(turn, tokenizer.eos_token_id) for turn in turns]
+
+
+def _known_tokens(tokenizer: Any, tokens: Sequence[str]) -> list[int]:
+    ids = dict(zip(tokens, tokenizer.convert_tokens_to_ids(list(tokens)), strict=True))
+    unknown = [token for token, known in ids.items() if known is None or known == tokenizer.unk_token_id]
+    if unknown:
+        raise ValueError(
+            f"the tokenizer has no token {', '.join(unknown)}; expected one of Qwen2.5-VL's, as its calls are written"
+        )
+    return list(ids.values())
 
 
 def _until_end(turn: list[int], end: int) -> list[int]:

@@ -120,6 +120,15 @@ def test_no_turn_holds_an_image_token_however_likely(tiny: tuple[Any, Any], test
         assert not {token for turn in turns for token in turn} & set(unsampled)
 
 
+def test_a_syntax_that_the_tokenizer_does_not_know_is_named(
+    tiny: tuple[Any, Any], test_examples: list[Example]
+) -> None:
+    model, processor = tiny
+    prompt = encode_prompt(processor, prompt_messages(test_examples[0]), test_examples[0].figure.kind)
+    with pytest.raises(ValueError, match="no token <toolcall>"):
+        generate_turn(model, processor, [prompt], most_tokens=2, suppressed=("<tool_call>", "<toolcall>"))
+
+
 def test_a_batch_without_pixels_stops_the_run() -> None:
     trainer = SimpleNamespace(state=SimpleNamespace(global_step=7))
     with pytest.raises(RuntimeError, match="step 7: the batch reached the loss without pixel values"):

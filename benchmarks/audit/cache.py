@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class CacheAudit:
     """[M] the prompt of each."""
     correct: list[bool]
     """[M]"""
+    exact: list[bool]
+    """[M] whether the cache holds the very call; for the others the nearest one stands in."""
     hits: dict[str, float]
     """Kind → share of all sampled calls."""
     live_seconds: float
@@ -52,13 +55,23 @@ class CacheAudit:
     @property
     def within_group_r(self) -> float:
         """Correlation of the two penalties, each centred within its group; nan where either is constant."""
-        cached, live = (np.asarray(values, dtype=np.float64) for values in (self.cached, self.live))
-        return correlation(centre(cached, self.groups), centre(live, self.groups))
+        return self._agreement([True] * len(self.groups))
+
+    @property
+    def within_group_r_exact(self) -> float:
+        """The same over the calls that the cache holds: what is left to lose where nothing stands in."""
+        return self._agreement(self.exact)
+
+    def _agreement(self, chosen: Sequence[bool]) -> float:
+        groups = list(compress(self.groups, chosen))
+        cached, live = (np.array(list(compress(each, chosen)), dtype=np.float64) for each in (self.cached, self.live))
+        return correlation(centre(cached, groups), centre(live, groups))
 
     def facts(self) -> dict[str, Any]:
         """For the summary."""
         return {
             "within_group_r": self.within_group_r,
+            "within_group_r_exact": self.within_group_r_exact,
             **{f"hit_rate_{kind}": share for kind, share in self.hits.items()},
             "correctness_r_cached": informativeness(self.cached, self.correct, self.groups).correlation,
             "correctness_r_live": informativeness(self.live, self.correct, self.groups).correlation,
@@ -94,6 +107,7 @@ def audit_cache(
         live=[live[i] for i in known],
         groups=[calls[i].example_id for i in known],
         correct=[calls[i].correct for i in known],
+        exact=[kinds[i] == "exact" for i in known],
         hits={kind: kinds.count(kind) / len(kinds) for kind in HIT_KINDS},
         live_seconds=live_seconds,
         lookup_seconds=lookup_seconds,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.audit.cache import filled
+from benchmarks.audit.cache import CacheAudit, filled
 from iapo.cache_writer import CacheWriter
 from iapo.checkpoints import MISSES
 from iapo.config import Config, TeacherConfig
@@ -55,3 +55,21 @@ def test_missed_calls_are_scored_in_a_copy(tiny: tuple[Any, Any], prompt: tuple[
     assert lookup(fuller, key, NEW).kind == "exact"
     assert lookup(fuller, key, OWN).signed == lookup(TeacherCache(cache), key, OWN).signed
     assert lookup(TeacherCache(cache), key, NEW).kind == "same_tool"
+
+
+def test_agreement_is_lost_where_another_call_stands_in() -> None:
+    """Two groups: the first is in the cache, the second's penalties are of other calls and fall the other way."""
+    audit = CacheAudit(
+        cached=[0.1, 0.2, 0.4, 0.3],
+        live=[0.1, 0.2, 0.3, 0.4],
+        groups=["a", "a", "b", "b"],
+        correct=[True] * 4,
+        exact=[True, True, False, False],
+        hits={},
+        live_seconds=0.0,
+        lookup_seconds=0.0,
+        student=None,  # type: ignore[arg-type]
+        teacher=None,  # type: ignore[arg-type]
+    )
+    assert audit.within_group_r == pytest.approx(0.0, abs=1e-12)
+    assert audit.within_group_r_exact == pytest.approx(1.0)

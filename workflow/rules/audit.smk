@@ -8,6 +8,7 @@ AUDIT_CODE = code_hash(
     "iapo.attribution",
     "iapo.block_sums",
     "iapo.blocks",
+    "iapo.control_variate",
     "iapo.embedding_path",
     "iapo.informative",
     "iapo.live",

@@ -67,7 +67,11 @@ class SharedPrefixes:
         return int(self._path.ids_BL.shape[1])
 
     def moments_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
-        """:func:`~iapo.control_variate.moments` of gradient · difference, per token of every row: [2, B, L] float64."""
+        """:func:`~iapo.control_variate.moments` of gradient · difference, float64.
+
+        Returns:
+            [2, B, L] per token of every row; per block, [2, B, K], where the class integrates so.
+        """
         total = torch.zeros(2, len(self._path), self._width, dtype=torch.float64, device=self._path.ids_BL.device)
         for prompts in self._chunks(len(alphas)):
             batch = _PromptBatch(self._model, self._path, prompts)
@@ -135,10 +139,6 @@ class SharedBlocks(SharedPrefixes):
     @property
     def _width(self) -> int:
         return len(BLOCKS)
-
-    def moments_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
-        """The same per block of every row: [2, B, K] float64."""
-        return super().moments_over_points(alphas, weights)
 
     def _memory(self, batch: _PromptBatch, alphas: Tensor) -> _Layers:
         return [(each.keys, each.values) for each in batch.memory_with_tangents(alphas, 0)[0]]

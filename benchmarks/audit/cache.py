@@ -94,6 +94,27 @@ def audit_cache(
     started = time.perf_counter()
     theirs = score_calls(*teacher, examples, calls, config.teacher_attribution)
     live_seconds = time.perf_counter() - started
+    return compare(mine, theirs, cache, calls, config, live_seconds)
+
+
+def compare(
+    mine: LiveSums,
+    theirs: LiveSums,
+    cache: TeacherCache,
+    calls: Sequence[SampledCall],
+    config: Config,
+    live_seconds: float,
+) -> CacheAudit:
+    """The same of calls that are scored already.
+
+    Args:
+        mine: the student's attribution.
+        theirs: the live teacher's.
+        cache: what is held against it.
+        calls: the student's.
+        config: of the run.
+        live_seconds: what the live teacher took.
+    """
     live = live_penalties(mine, theirs, config.alignment)
     keys = _keys(cache, mine)
     started = time.perf_counter()

@@ -15,6 +15,7 @@ with job(snakemake) as run:
     from benchmarks.audit.cache import (
         audit_cache,
         autocast_variation,
+        compare,
         filled,
         residuals,
         self_teacher_penalty,
@@ -61,7 +62,7 @@ with job(snakemake) as run:
     # What raises the agreement: the same calls again, with the training runs' misses scored as rule fill_cache does.
     misses = read_misses(Path(path).parent / "work" for path in snakemake.input.metrics)
     fuller = filled(cached, teacher, prompts, misses, config)
-    found["after filling"] = audit_cache(student, teacher, fuller, examples, calls, config).facts()
+    found["after filling"] = compare(one.student, one.teacher, fuller, calls, config, one.live_seconds).facts()
     print(f"after filling: {found['after filling']}", flush=True)
     errors["teacher"] = variation_from_converged(
         teacher, one.teacher, config.teacher_attribution, audit.reference_points

@@ -162,7 +162,8 @@ def _attention(
 ) -> tuple[Tensor, Tensor]:
     """Causal attention of the prompt to itself and its tangents, [N, P, H·d] and [N, Q, H·d]."""
     repeat: Callable[[Tensor], Tensor] = lambda values: repeat_kv(values, attention.num_key_value_groups)  # noqa: E731
-    q, dq = query
+    # Scaled once here instead of every score.
+    q, dq = (values * attention.scaling for values in query)
     k, v = repeat(memory.keys), repeat(memory.values)
     rows, heads, length, _ = q.shape
     of_block = [at.split(values, 2) for values in (dq, repeat(memory.key_tangents), repeat(memory.value_tangents))]
@@ -171,8 +172,8 @@ def _attention(
     for first in range(0, length, together):
         end = min(first + together, length)
         keys, values = k[:, :, :end], v[:, :, :end]
-        scores = q[:, :, first:end] @ keys.transpose(2, 3) * attention.scaling
-        p = scores.masked_fill(~_seen(mask_NP, first, end), -torch.inf).softmax(-1).to(q.dtype)
+        scores = q[:, :, first:end] @ keys.transpose(2, 3)
+        p = scores.masked_fill_(_hidden(mask_NP, first, end), -torch.inf).softmax(-1).to(q.dtype)
         mixed[:, :, first:end] = p @ values
         for start, out, dq_k, dk_k, dv_k in zip(at.starts, at.split(d_mixed, 2), *of_block, strict=True):
             begin = max(first, start)
@@ -181,15 +182,15 @@ def _attention(
             here, p_here = slice(begin - start, end - start), p[:, :, begin - first :]
             scores = dq_k[:, :, here] @ keys.transpose(2, 3)
             scores[..., start:] += q[:, :, begin:end] @ dk_k[:, :, : end - start].transpose(2, 3)
-            weighted = scores.mul_(attention.scaling).mul_(p_here)
+            weighted = scores.mul_(p_here)
             moved = weighted.addcmul_(p_here, weighted.sum(-1, keepdim=True), value=-1)
             out[:, :, here] = moved @ values + p_here[..., start:] @ dv_k[:, :, : end - start]
     return tuple(values.transpose(1, 2).flatten(2) for values in (mixed, d_mixed))  # type: ignore[return-value]
 
 
-def _seen(mask_NP: Tensor, first: int, end: int) -> Tensor:
-    """[N, 1, queries, keys]: what the queries from ``first`` to ``end`` attend to; padding sees itself alone."""
+def _hidden(mask_NP: Tensor, first: int, end: int) -> Tensor:
+    """[N, 1, queries, keys]: what the queries from ``first`` to ``end`` do not see; padding sees itself alone."""
     columns = torch.arange(end, device=mask_NP.device)
-    causal = columns <= columns[first:, None]
-    itself = columns == columns[first:, None]
-    return ((causal & mask_NP[:, None, :end].bool()) | itself)[:, None]
+    later = columns > columns[first:, None]
+    other = columns != columns[first:, None]
+    return (later | (~mask_NP[:, None, :end].bool() & other))[:, None]

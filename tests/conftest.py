@@ -1,5 +1,6 @@
 """What several tests share: small data and an untrained tiny model."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -32,3 +33,14 @@ def tiny() -> tuple[Any, Any]:
     """Model in eval mode and processor."""
     model, processor = build_model(ModelConfig(hidden_size=32), seed=0)
     return model.eval(), processor
+
+
+@pytest.fixture(scope="session")
+def trained_looking(tiny: tuple[Any, Any]) -> Any:
+    """The tiny model with weights large enough for attributions to differ, its pad embedding not zero."""
+    model = copy.deepcopy(tiny[0])
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+    return model.eval()

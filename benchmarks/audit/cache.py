@@ -1,4 +1,4 @@
-"""The cached penalty held against a teacher that is at hand, and the cheap attribution against a converged one."""
+"""The cached penalty held against a teacher that is at hand."""
 
 from __future__ import annotations
 
@@ -6,25 +6,22 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
-from benchmarks.audit.teachers import Policy
-from iapo.alignment import total_variation
+from benchmarks.audit.errors import Policy
 from iapo.block_sums import cached_sums
 from iapo.cache_writer import CacheWriter
-from iapo.config import AlignmentConfig, AttributionConfig, Config
+from iapo.config import AlignmentConfig, Config
 from iapo.informative import centre, correlation, informativeness
 from iapo.live import LiveSums, live_penalties, score_calls
 from iapo.probe import SampledCall
 from iapo.rewards import penalties_of_calls
-from iapo.teacher import TeacherPass, cache_row, score_turns
+from iapo.teacher import TeacherPass, cache_row
 from iapo.teacher_cache import HIT_KINDS, CacheHit, TeacherCache
 from iapo.types import Example, ToolCall
 
@@ -161,36 +158,6 @@ def filled(
         return TeacherCache(copy)
 
 
-def variation_from_converged(
-    policy: Policy, scored: LiveSums, config: AttributionConfig, points: int
-) -> NDArray[np.float64]:
-    """Distance of each prompt's first call's block distribution from the converged one.
-
-    Args:
-        policy: student or teacher.
-        scored: its attribution under ``config``.
-        config: the settings that training uses.
-        points: midpoints of the reference.
-
-    Returns:
-        [prompts] in [0, 1].
-    """
-    model, processor = policy
-    first = {id(turn.prompt): i for i, turn in reversed(list(enumerate(scored.turns)))}
-    chosen = sorted(first.values())
-    exact = replace(config, points=points, quadrature="midpoint", tolerance=1e9)
-    reference = score_turns(model, processor.tokenizer, [scored.turns[i] for i in chosen], exact)
-    return np.asarray(total_variation(scored.result.signed[chosen], reference.signed).cpu().numpy())
-
-
-def autocast_variation(policy: Policy, scored: LiveSums, config: AttributionConfig) -> NDArray[np.float64]:
-    """Distance of each turn's block distribution under bfloat16 autocast from the one in fp32: [D] in [0, 1]."""
-    model, processor = policy
-    with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        half = score_turns(model, processor.tokenizer, scored.turns, config)
-    return np.asarray(total_variation(half.signed, scored.result.signed).cpu().numpy())
-
-
 def self_teacher_penalty(
     policy: Policy, examples: Mapping[str, Example], calls: Sequence[SampledCall], config: Config
 ) -> float:
@@ -231,9 +198,3 @@ def _cached_penalties(
         for hit, i in zip(hits, student.place, strict=True)
     ]
     return penalties_of_calls(student.sums(config), sums, config)
-
-
-def residuals(result: Any) -> tuple[float, float]:
-    """Median and 95th percentile of the completeness errors."""
-    values = torch.as_tensor(result.residual)
-    return values.quantile(0.5).item(), values.quantile(0.95).item()

@@ -15,6 +15,9 @@ from benchmarks.audit.cache import CacheAudit
 from benchmarks.figures import save_figure
 from iapo.alignment import BLOCKS, distribution
 
+_MOST_ERROR = 0.02
+"""Mean total variation from the converged shares that a step's points may leave."""
+
 
 def draw(
     audits: Mapping[str, CacheAudit],
@@ -91,10 +94,13 @@ def _penalties(axis: Axes, audit: CacheAudit, stage: str) -> None:
 
 def _options(axis: Axes, options: pd.DataFrame) -> None:
     names = list(dict.fromkeys(options["option"]))
-    for seed, rows in options.groupby("teacher_seed"):
+    rough = set(options["option"][options["tv_mean"] > _MOST_ERROR])
+    for i, (seed, rows) in enumerate(options.groupby("teacher_seed")):
         auc = rows.set_index("option")["auc"].reindex(names)
-        axis.plot(auc, range(len(names)), "o", label=f"teacher {seed}")
+        faces = ["none" if name in rough else f"C{i}" for name in names]
+        axis.scatter(auc, range(len(names)), c=faces, edgecolors=f"C{i}", label=f"teacher {seed}")
     axis.axvline(0.5, color="grey", linewidth=1)
-    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="within-group AUC", title="Options, dev split")
+    title = f"Options, dev split (hollow: shares err by more than {_MOST_ERROR})"
+    axis.set(yticks=range(len(names)), yticklabels=names, xlabel="within-group AUC", title=title)
     axis.invert_yaxis()
     axis.legend()

@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.audit.errors import Policy, variation_from_converged
 from iapo.config import AttributionConfig, Config, with_overrides
 from iapo.informative import Informativeness, agreement, informativeness
 from iapo.live import LiveSums, live_penalties, score_calls
 from iapo.probe import SampledCall, sample_calls
 from iapo.progress import Progress
 from iapo.types import Example
-
-Policy = tuple[Any, Any]
-"""A model in eval mode and its processor."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,9 @@ def compare_options(
 ) -> list[dict[str, Any]]:
     """One row per option and teacher seed: how informative the penalty is under it.
 
+    Beside it what the student's block shares err by at the set points (``tv_mean``, ``tv_p95``; nan where nothing is
+    integrated): an option that tells more may need more points than a step should pay for.
+
     Args:
         student: the cold-started student.
         teachers: seed → teacher.
@@ -99,6 +100,7 @@ def compare_options(
         config: of the profile.
     """
     scored: dict[tuple[str, AttributionConfig], LiveSums] = {}
+    erred: dict[AttributionConfig, dict[str, float]] = {}
 
     def score(who: str, policy: Policy, what: Sequence[SampledCall], attribution: AttributionConfig) -> LiveSums:
         # Options that change the penalty alone share their attributions.
@@ -112,12 +114,14 @@ def compare_options(
         for name, overrides in OPTIONS.items():
             settled = with_overrides(config, overrides, f"option {name}")
             mine = score("student", student, calls, settled.attribution)
+            if settled.attribution not in erred:
+                erred[settled.attribution] = _error(student, mine, settled)
             by_own = settled.alignment.reference == "teacher_call"
             for seed, teacher in teachers.items():
                 what = own[seed] if by_own else calls
                 theirs = score(f"{seed} {by_own}", teacher, what, settled.teacher_attribution)
                 answer = _asked(mine, theirs, calls, settled).answer
-                rows.append({"option": name, "teacher_seed": seed, **asdict(answer)})
+                rows.append({"option": name, "teacher_seed": seed, **asdict(answer), **erred[settled.attribution]})
             progress.update(1)
     return rows
 
@@ -126,6 +130,13 @@ def _asked(student: LiveSums, teacher: LiveSums, calls: Sequence[SampledCall], c
     penalties = live_penalties(student, teacher, config.alignment)
     correct, groups = [call.correct for call in calls], [call.example_id for call in calls]
     return Asked(penalties, informativeness(penalties, correct, groups, seed=config.statistics.seed))
+
+
+def _error(student: Policy, mine: LiveSums, config: Config) -> dict[str, float]:
+    if config.attribution.method != "integrated_gradients":
+        return {"tv_mean": float("nan"), "tv_p95": float("nan")}
+    found = variation_from_converged(student, mine, config.attribution, config.audit.reference_points)
+    return {"tv_mean": float(found.mean()), "tv_p95": float(np.quantile(found, 0.95))}
 
 
 def _own_calls(

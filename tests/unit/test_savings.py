@@ -29,19 +29,6 @@ BLOCKS_ALONE = replace(PLAIN, magnitudes=False)
 
 
 @pytest.fixture(scope="module")
-def trained_looking(tiny: tuple[Any, Any]) -> Any:
-    """The tiny model with weights large enough for attributions to differ, its pad embedding not zero."""
-    import copy
-
-    model = copy.deepcopy(tiny[0])
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
 def turns(tiny: tuple[Any, Any], test_examples: list[Example]) -> list[ToolTurn]:
     """Three prompts of different kinds, with three, two and one calls."""
     processor = tiny[1]

@@ -12,15 +12,8 @@ snakemake: Any
 with job(snakemake) as run:
     import pandas as pd
 
-    from benchmarks.audit.cache import (
-        audit_cache,
-        autocast_variation,
-        compare,
-        filled,
-        residuals,
-        self_teacher_penalty,
-        variation_from_converged,
-    )
+    from benchmarks.audit.cache import audit_cache, compare, filled, self_teacher_penalty
+    from benchmarks.audit.errors import autocast_variation, residuals, variation_from_converged
     from benchmarks.audit.planted import planted_share
     from benchmarks.audit.plots import draw
     from iapo.data.store import read_split

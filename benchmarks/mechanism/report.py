@@ -26,6 +26,11 @@ AGAINST: Mapping[str, tuple[str, ...]] = {
 _EDITS = {"flips_with_hint": "share_P", "flips_with_request": "share_R"}
 """Whether the call follows an edit of a block → the block's share."""
 
+_ROUNDING = 1e-6
+"""Policies that are equal but for the order of sums differ by less."""
+
+_ONE_SEED = "One seed: the intervals are over items alone; another training run may differ by more."
+
 
 def controls(config: Config) -> dict[str, tuple[str, ...]]:
     """Condition → what it is compared with, of the conditions that this run has."""
@@ -92,7 +97,9 @@ def comparisons(records: pd.DataFrame, config: Config) -> pd.DataFrame:
                     seed=config.statistics.seed,
                     draws=config.statistics.bootstrap_draws,
                 )
-                verdict = "more" if found.low > 0 else "less" if found.high < 0 else "no difference found"
+                verdict = (
+                    "more" if found.low > _ROUNDING else "less" if found.high < -_ROUNDING else "no difference found"
+                )
                 rows.append(
                     {"condition": condition, "control": control, "outcome": outcome, **asdict(found)}
                     | {"verdict": verdict, "items": int(shared.sum())}
@@ -189,6 +196,7 @@ def page(table: pd.DataFrame, compared: pd.DataFrame, lines: Sequence[str], conf
             "",
             differences.to_markdown(index=False, disable_numparse=True),
             "",
+            *([_ONE_SEED, ""] if len(config.seeds) == 1 else []),
         ]
     )
 

@@ -66,8 +66,10 @@ def html(tables: Sequence[Table]) -> str:
 
 
 _STYLE = (
-    "body{font:15px/1.4 sans-serif;margin:2em;max-width:80em}table{border-collapse:collapse}"
+    "body{font:15px/1.4 sans-serif;margin:2em}p{max-width:60em}table{border-collapse:collapse}"
     "th,td{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd}"
+    # An interval broken over three lines cannot be read down a column.
+    "td{white-space:nowrap}"
     "th:first-child,td:first-child{text-align:left}"
 )
 

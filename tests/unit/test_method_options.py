@@ -14,7 +14,7 @@ import torch
 import yaml
 
 from baselines import METHODS
-from benchmarks.mechanism.report import comparisons, conditions_table, findings, reliance
+from benchmarks.mechanism.report import comparisons, conditions_table, findings, page, reliance
 from iapo.alignment_trainer import AlignmentTrainer
 from iapo.block_sums import attributed_sums, cached_sums
 from iapo.cache_writer import CacheWriter
@@ -300,3 +300,18 @@ def test_the_study_finds_a_planted_effect_and_no_other() -> None:
     assert "planted_penalty" in findings(compared, relied)[0]
     table = conditions_table(records, pd.DataFrame(metrics)).set_index("condition")
     assert table.loc["iapo", "penalty_std"] == pytest.approx(0.1) and table.loc["iapo", "seeds"] == 3
+
+
+def test_rounding_is_no_finding_and_one_seed_is_said() -> None:
+    rows = [
+        {"condition": condition, "seed": 0, "example_id": f"{item}", "score": item % 2, "follows_request": item % 2,
+         "share_R": 0.3 + item / 100 + extra}
+        for condition, extra in {"vtool_r1": 0.0, "constant_penalty": 1e-9}.items()
+        for item in range(40)
+    ]  # fmt: skip
+    config = Config(profile="t", methods=("vtool_r1", "constant_penalty"), seeds=(0,))
+    compared = comparisons(pd.DataFrame(rows), config)
+    assert set(compared["verdict"]) == {"no difference found"}
+    table = pd.DataFrame({"condition": ["vtool_r1"], "seeds": [1], "score": [0.5]})
+    assert "One seed" in page(table, compared, [], config)
+    assert "One seed" not in page(table, compared, [], replace(config, seeds=(0, 1)))

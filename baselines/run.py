@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,14 +15,14 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from baselines import METHODS
-from iapo.checkpoints import clean, metrics_file
-from iapo.config import Config, load_config
+from iapo.checkpoints import claim, clean, metrics_file
+from iapo.config import OVERRIDES, Config, load_config
 from iapo.config_method import TrainConfig
 from iapo.data.hints import with_hint_rate
 from iapo.data.store import read_split
 from iapo.launch import launch
 from iapo.methods import resolve
-from iapo.provenance import atomic_write
+from iapo.provenance import atomic_write, code_hash, sha256_file
 from iapo.types import TEST_SETS, Example
 
 Stage = Literal["method", "teacher", "student"]
@@ -64,11 +64,12 @@ _JOB: TypeAdapter[TrainingJob] = TypeAdapter(TrainingJob)
 
 
 def run_job(job: TrainingJob) -> list[dict[str, float]]:
-    """Train one policy, here or in several processes, resuming from the last whole checkpoint.
+    """Train one policy, here or in several processes, resuming from the last whole checkpoint of this very run.
 
     Returns:
         One row of figures per step.
     """
+    claim_work(job)
     clean(job.work)
     config = load_config(job.config)
     if config.hardware.processes == 1:
@@ -79,6 +80,32 @@ def run_job(job: TrainingJob) -> list[dict[str, float]]:
             partial.write_bytes(_JOB.dump_json(job, indent=1))
         launch("baselines.run", description, config)
     return metrics_file(job.work).rows()
+
+
+def claim_work(job: TrainingJob) -> None:
+    """Empty the work folder unless it is of the same settings, data, models and code."""
+    method, config = resolve(job.method, load_config(job.config), METHODS, job.weight)
+    sections = [*OVERRIDES, *(["verifier"] if method.uses_verifier else []), *(["teacher"] * (job.stage == "teacher"))]
+    folders = {"data": job.data, "start": job.start, "cache": job.cache, "teacher": job.teacher}
+    claim(
+        job.work,
+        {
+            "method": job.method,
+            "stage": job.stage,
+            "seed": job.seed,
+            "weight": job.weight,
+            "settings": {name: asdict(getattr(config, name)) for name in sections},
+            "train": asdict(_settings(job, config)),
+            "inputs": {name: _contents(folder) for name, folder in folders.items() if folder},
+            "code": code_hash("iapo", "baselines"),
+        },
+    )
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Digests of what a folder of data, a model or a cache consists of."""
+    kinds = ("manifest.json", "*.safetensors", "*.parquet")
+    return {path.name: sha256_file(path) for kind in kinds for path in sorted(folder.glob(kind))}
 
 
 def _train(job: TrainingJob, run_config: Config) -> None:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from iapo.provenance import atomic_write
 
 MISSES = "misses.jsonl"
 """In a run's work folder: calls that the teacher's cache had no row of its own for."""
@@ -38,6 +42,27 @@ class MetricsFile:
 def metrics_file(work: Path) -> MetricsFile:
     """The figures of the run with this work folder."""
     return MetricsFile(work / "metrics.jsonl")
+
+
+def claim(work: Path, run: Mapping[str, Any]) -> None:
+    """Empty a work folder that another run left: resumed, it would pass that run's policy off as this one's.
+
+    Args:
+        work: the run's work folder, held by :func:`iapo.provenance.exclusive`.
+        run: all that decides what the run comes to, as JSON has it.
+    """
+    identity, wanted = work / "identity.json", json.loads(json.dumps(run))
+    found = json.loads(identity.read_text()) if identity.exists() else {}
+    if found == wanted:
+        return
+    left = [path for path in work.glob("*") if path.name != ".lock"]
+    if left:
+        changed = ", ".join(name for name in wanted if found.get(name) != wanted[name])
+        print(f"{work}: found a run that differs in {changed}; it is removed, and training starts over", flush=True)
+    for path in left:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with atomic_write(identity) as partial:
+        partial.write_text(json.dumps(wanted, indent=1))
 
 
 def clean(work: Path) -> None:

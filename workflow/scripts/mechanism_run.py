@@ -11,7 +11,7 @@ snakemake: Any
 with job(snakemake) as run:
     import pandas as pd
 
-    from baselines.run import TrainingJob, run_job
+    from baselines.run import TrainingJob, claim_work, run_job
     from benchmarks.mechanism.behaviour import measure
     from iapo.data.store import read_split
     from iapo.models import load_model
@@ -28,23 +28,23 @@ with job(snakemake) as run:
         for seed in run.config.seeds:
             work = Path(snakemake.params.work) / f"seed{seed}"
             policies[seed] = work / "model"
-            if (work / "finished.csv").exists():
-                metrics.append(pd.read_csv(work / "finished.csv"))
-                continue
+            training = TrainingJob(
+                method=condition,
+                stage="method",
+                seed=seed,
+                config=asdict(run.config),
+                data=manifest.parent,
+                start=start.parent,
+                work=work,
+                output=policies[seed],
+                cache=cache,
+            )
             with exclusive(work):
-                rows = run_job(
-                    TrainingJob(
-                        method=condition,
-                        stage="method",
-                        seed=seed,
-                        config=asdict(run.config),
-                        data=manifest.parent,
-                        start=start.parent,
-                        work=work,
-                        output=policies[seed],
-                        cache=cache,
-                    )
-                )
+                claim_work(training)
+                if (work / "finished.csv").exists():
+                    metrics.append(pd.read_csv(work / "finished.csv"))
+                    continue
+                rows = run_job(training)
             metrics.append(pd.DataFrame(rows).assign(condition=condition, seed=seed))
             with atomic_write(work / "finished.csv") as partial:
                 metrics[-1].to_csv(partial, index=False)

@@ -22,7 +22,7 @@ from iapo.data.hints import with_hint_rate
 from iapo.data.store import read_split
 from iapo.launch import launch
 from iapo.methods import resolve
-from iapo.provenance import atomic_write, code_hash, sha256_file
+from iapo.provenance import atomic_write, sha256_file
 from iapo.types import TEST_SETS, Example
 
 Stage = Literal["method", "teacher", "student"]
@@ -58,6 +58,8 @@ class TrainingJob:
     """Pretrained directory of the teacher, where it is the verifier."""
     replies: Path | None = None
     """Where a verifier's server's replies are kept."""
+    code: str = ""
+    """Digest of the code that trains the method, as the workflow's rules have it."""
 
 
 _JOB: TypeAdapter[TrainingJob] = TypeAdapter(TrainingJob)
@@ -97,7 +99,7 @@ def claim_work(job: TrainingJob) -> None:
             "settings": {name: asdict(getattr(config, name)) for name in sections},
             "train": asdict(_settings(job, config)),
             "inputs": {name: _contents(folder) for name, folder in folders.items() if folder},
-            "code": code_hash("iapo", "baselines"),
+            "code": job.code,
         },
     )
 

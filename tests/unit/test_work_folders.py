@@ -56,13 +56,14 @@ def test_the_same_run_resumes(job: TrainingJob) -> None:
         lambda job: replace(job, weight=0.001),
         lambda job: replace(job, seed=1),
         lambda job: replace(job, steps=5),
+        lambda job: replace(job, code="another"),
         lambda job: replace(job, config=asdict(SLOWER)),
         lambda job: replace(job, method="iapo_shuffled"),
         rewritten("data/manifest.json"),
         rewritten("start/model.safetensors"),
         rewritten("cache/shard.parquet"),
     ],
-    ids=["weight", "seed", "steps", "settings", "method", "data", "start", "cache"],
+    ids=["weight", "seed", "steps", "code", "settings", "method", "data", "start", "cache"],
 )
 def test_another_run_starts_over(
     job: TrainingJob, change: Callable[[TrainingJob], TrainingJob], capsys: pytest.CaptureFixture[str]

@@ -38,6 +38,7 @@ with job(snakemake) as run:
                 work=work,
                 output=policies[seed],
                 cache=cache,
+                code=snakemake.params.code,
             )
             with exclusive(work):
                 claim_work(training)

@@ -40,6 +40,7 @@ with job(snakemake) as run:
             cache=directory_of(cache) if cache else None,
             teacher=teacher.parent if teacher else None,
             replies=Path(snakemake.params.replies),
+            code=snakemake.params.code,
         )
         with exclusive(work):
             rows = run_job(training)

@@ -42,6 +42,7 @@ with job(snakemake) as run:
                 cache=directory_of(cache) if cache else None,
                 teacher=teacher.parent if teacher else None,
                 replies=Path(snakemake.params.replies),
+                code=snakemake.params.code,
             )
         )
         model, processor = load_model(folder / "model", device=run.config.device)

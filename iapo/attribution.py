@@ -16,18 +16,20 @@ from contextlib import contextmanager, nullcontext
 from itertools import combinations
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from iapo.alignment import BLOCKS
+from iapo.block_tangents import has_tangents
 from iapo.config import AttributionConfig
 from iapo.control_variate import completed, moments
 from iapo.embedding_path import EmbeddingPath, check_image_tokens, embedding_path, target_log_probability
-from iapo.prompt_tangents import has_tangents
-from iapo.shared_prefix import SharedBlocks, SharedPrefixes, shared_prompts
+from iapo.quadrature import nodes, points_between, stretch_errors
+from iapo.shared_blocks import SharedBlocks
+from iapo.shared_prefix import SharedTokens
+from iapo.shared_prompts import SharedRows, shared_prompts
 from iapo.types import BlockAttribution
 
 _LEAST_DELTA = 0.5
@@ -84,9 +86,9 @@ def attribute(
             return _attention(model, path, config, blocks)
         per_block = not config.magnitudes and blocks == len(BLOCKS)
         rows = _rows(model, path, batch, config, differentiable, agree, per_block=per_block)
-        log_p, log_p_baseline = rows.log_probability(torch.tensor([1.0, 0.0]))
-        delta = log_p - log_p_baseline
-        found, residual = _integrate(rows, delta, config, refine=not differentiable, agree=agree)
+        ends = rows.log_probability(torch.tensor([0.0, 1.0]))
+        log_p, delta = ends[1], ends[1] - ends[0]
+        found, residual = _integrate(rows, ends, config, refine=not differentiable, agree=agree)
         # Not in a loss: the known sum carries no gradient.
         sums = completed(found, delta) if config.control_variate and not differentiable else found[0]
     if isinstance(rows, SharedBlocks):
@@ -111,45 +113,49 @@ def _rows(
     agree: Agree | None,
     *,
     per_block: bool,
-) -> SeparateRows | SharedPrefixes:
+) -> SeparateRows | SharedRows:
     """How the rows pass the model: prompts shared where the batch says which, and nothing forbids it."""
     if "prompt_rows" in batch and not differentiable and agree is None:
         prompts = shared_prompts(path, batch["prompt_rows"], batch["turn_lengths"])
         if prompts is not None:
-            shared = SharedBlocks if per_block and has_tangents(model) else SharedPrefixes
+            shared = SharedBlocks if per_block and has_tangents(model) else SharedTokens
             return shared(model, path, prompts, config.tokens_per_forward)
     return SeparateRows(model, path, config, differentiable, agree)
 
 
 def _integrate(
-    rows: SeparateRows | SharedPrefixes, delta: Tensor, config: AttributionConfig, *, refine: bool, agree: Agree | None
+    rows: SeparateRows | SharedRows, ends: Tensor, config: AttributionConfig, *, refine: bool, agree: Agree | None
 ) -> tuple[Tensor, Tensor]:
-    """Moments of tokens [2, B, L] or blocks [2, B, K], and residuals [B]; rows that fail completeness get three times
-    the points."""
-    alphas, weights = nodes(config.points, config.quadrature)
-    found = rows.moments_over_points(alphas, weights)
-    bad = (_residual(found[0].detach(), delta) > config.tolerance).nonzero()[:, 0]
-    if refine and (agree or int)(len(bad)):
-        alphas, weights = nodes(3 * config.points, config.quadrature)
-        kept = 0.0
+    """Moments of tokens [2, B, L] or blocks [2, B, K], and residuals [B], after more points where they are missed.
+
+    Args:
+        rows: what is integrated.
+        ends: [2, B] log-probability at the path's start and end.
+        config: the points.
+        refine: whether points may be added.
+        agree: as in :func:`attribute`.
+    """
+    delta = ends[1] - ends[0]
+    alphas, weights = (each[:, None].expand(-1, len(delta)) for each in nodes(config.points, config.quadrature))
+    log_p, products = rows.along(alphas)
+    found = moments(products, weights)
+    if refine:
         if config.quadrature == "midpoint":
-            # The 3n midpoints contain the n old ones, at every index that is 1 modulo 3.
-            new = torch.arange(len(alphas)) % 3 != 1
-            alphas, weights, kept = alphas[new], weights[new], 1 / 3
-        # A process without bad rows keeps step with the others on its first row.
-        chosen = rows.rows(bad if len(bad) else torch.zeros_like(delta[:1]).long())
-        more = chosen.moments_over_points(alphas, weights)
-        found[:, bad] = found[:, bad] * kept + more[:, bad]
+            path = torch.cat([ends[:1], log_p, ends[1:]])
+            missed = stretch_errors(path, products.sum(-1)) > config.tolerance * delta.abs().clamp(min=_LEAST_DELTA)
+            alphas, kept, weights = points_between(missed)
+        else:
+            missed = _residual(found[0], delta) > config.tolerance
+            kept = weights * ~missed
+            alphas, weights = (each[:, None] for each in nodes(3 * config.points, config.quadrature))
+            alphas, weights = alphas.where(missed, torch.nan), weights * missed
+        if (agree or int)(int((~alphas.isnan()).sum())):
+            if alphas.isnan().all():
+                # A process that misses nothing keeps step with the others.
+                alphas[0, 0] = 0.5
+            more = rows.along(alphas)[1]
+            found = moments(products, kept) + moments(more, weights)
     return found, _residual(found[0].detach(), delta)
-
-
-def nodes(points: int, quadrature: str) -> tuple[Tensor, Tensor]:
-    """Where on [0, 1] the gradient is taken and with which weight, [A] each, float64."""
-    if quadrature == "gauss_legendre":
-        places, weights = np.polynomial.legendre.leggauss(points)
-        return torch.as_tensor((places + 1) / 2), torch.as_tensor(weights / 2)
-    at = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    return at, torch.full((points,), 1 / points, dtype=torch.float64)
 
 
 def _residual(sums: Tensor, delta: Tensor) -> Tensor:
@@ -166,27 +172,32 @@ class SeparateRows:
         config: AttributionConfig,
         differentiable: bool = False,
         agree: Agree | None = None,
-        chosen: Tensor | None = None,
     ) -> None:
         self._model, self._path, self._config = model, path, config
         self._differentiable, self._agree = differentiable, agree
-        self._chosen = torch.arange(len(path), device=path.ids_BL.device) if chosen is None else chosen
 
-    def rows(self, index: Tensor) -> SeparateRows:
-        """The same with only some rows; results keep the whole batch's shape."""
-        return SeparateRows(self._model, self._path, self._config, self._differentiable, self._agree, index)
+    def along(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability of every row's target, and gradient · difference of its tokens, at its own points.
 
-    def moments_over_points(self, alphas: Tensor, weights: Tensor) -> Tensor:
-        """:func:`~iapo.control_variate.moments` of gradient · difference, per token of every row: [2, B, L] float64."""
+        Args:
+            alphas: [A, B] where on the path; nan where a row has no such point.
+
+        Returns:
+            [A, B] nats and [A, B, L], float64; zero where there is no point.
+        """
         path = self._path
-        jobs = [(rows, held) for rows, most in self.chunks() for held in torch.arange(len(alphas)).split(most)]
-        total = torch.zeros(2, *path.ids_BL.shape, dtype=torch.float64, device=path.ids_BL.device)
+        log_p = torch.zeros(alphas.shape, dtype=torch.float64, device=path.ids_BL.device)
+        products = torch.zeros(*alphas.shape, path.ids_BL.shape[1], dtype=torch.float64, device=path.ids_BL.device)
+        point, row = (~alphas.to(log_p.device).isnan()).nonzero(as_tuple=True)
         with torch.enable_grad():
-            for (rows, held), counts in _in_step(jobs, self._agree):
-                part = self._gradient_dot_difference(path.rows(rows), alphas[held], weights[held])
+            for some, counts in _in_step(self.chunks(row), self._agree):
+                rows = path.rows(row[some])
+                value, part = self._gradient_dot_difference(rows, alphas[point[some], row[some]])
                 if counts:
-                    total = total.index_add(1, rows, functional.pad(part, path.margins(rows)))
-        return total
+                    place = (point[some], row[some])
+                    log_p = log_p.index_put(place, value.detach())
+                    products = products.index_put(place, functional.pad(part, path.margins(row[some])))
+        return log_p, products
 
     def log_probability(self, alphas: Tensor) -> Tensor:
         """[A, B] float64, of every row's target at some points of the path."""
@@ -200,35 +211,33 @@ class SeparateRows:
         """[B] float64, of every row's target on these embeddings."""
         path = self._path
         values = torch.zeros(len(path), dtype=torch.float64, device=path.ids_BL.device)
-        for rows, counts in _in_step([rows for rows, _ in self.chunks()], self._agree):
+        for rows, counts in _in_step(self.chunks(torch.arange(len(path), device=values.device)), self._agree):
             log_p = target_log_probability(self._model, path.rows(rows), embeddings_BLD[rows, slice(*path.span(rows))])
             if counts:
                 values[rows] = log_p
         return values
 
-    def _gradient_dot_difference(self, path: EmbeddingPath, alphas_A: Tensor, weights_A: Tensor) -> Tensor:
-        A = len(alphas_A)
-        scale = (1 - alphas_A).to(path.inputs_BLD).view(A, 1, 1, 1)
-        moved = (path.inputs_BLD - scale * path.difference_BLD).flatten(0, 1).requires_grad_(True)
+    def _gradient_dot_difference(self, path: EmbeddingPath, alphas_B: Tensor) -> tuple[Tensor, Tensor]:
+        scale = (1 - alphas_B).to(path.inputs_BLD)[:, None, None]
+        moved = (path.inputs_BLD - scale * path.difference_BLD).requires_grad_(True)
         # The fused kernels have no second derivative.
         with sdpa_kernel(SDPBackend.MATH) if self._differentiable else nullcontext():
-            log_p = target_log_probability(self._model, path.repeated(A), moved)
+            log_p = target_log_probability(self._model, path, moved)
             # Gradients at the embeddings alone: parameters' .grad stays untouched.
             (gradient,) = torch.autograd.grad(log_p.sum(), moved, create_graph=self._differentiable)
-        return moments((gradient.unflatten(0, (A, -1)).double() * path.difference_BLD.double()).sum(-1), weights_A)
+        return log_p, (gradient.double() * path.difference_BLD.double()).sum(-1)
 
-    def chunks(self) -> list[tuple[Tensor, int]]:
-        """Rows that share forward passes, shortest first, and how many points of each one pass can hold."""
-        budget, lengths = self._config.tokens_per_forward, self._path.attention_BL.sum(1)
-        order = self._chosen[lengths[self._chosen].argsort(stable=True)]
-        chunks: list[tuple[Tensor, int]] = []
+    def chunks(self, rows: Tensor) -> list[Tensor]:
+        """Which of these rows (one may come several times) share forward passes, by place; shortest first."""
+        budget, lengths = self._config.tokens_per_forward, self._path.attention_BL.sum(1)[rows]
+        order = lengths.argsort(stable=True)
+        chunks: list[Tensor] = []
         start = 0
         while start < len(order):
             stop = start + 1
             while stop < len(order) and (stop + 1 - start) * int(lengths[order[stop]]) <= budget:
                 stop += 1
-            held = budget // max(1, (stop - start) * int(lengths[order[stop - 1]]))
-            chunks.append((order[start:stop], max(1, held)))
+            chunks.append(order[start:stop])
             start = stop
         return chunks
 
@@ -285,7 +294,7 @@ def _attention(model: Any, path: EmbeddingPath, config: AttributionConfig, block
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        for rows, _ in SeparateRows(model, path, config).chunks():
+        for rows in SeparateRows(model, path, config).chunks(torch.arange(len(path), device=signed.device)):
             some = path.rows(rows)
             output = model(
                 inputs_embeds=some.inputs_BLD.to(model.dtype),

@@ -74,9 +74,11 @@ class AttributionConfig:
     points: Count = 7
     """Points on the path from baseline to input."""
     quadrature: Literal["midpoint", "gauss_legendre"] = "midpoint"
-    """Where the points lie. Midpoints are reused when a row is refined; Gauss–Legendre needs fewer of them."""
-    tolerance: Positive = 0.15
-    """Completeness error above which a row's points are tripled once, no unit."""
+    """Where the points lie. Midpoints are reused when a row is refined, and on mini err by half as much."""
+    tolerance: Positive = 0.08
+    """What the midpoint rule may miss of the change in log-probability between two neighbouring points, as a share of
+    the whole change; where it misses more, one point is added between them. With Gauss–Legendre: what it may miss of
+    the whole before a row gets three times as many points."""
     control_variate: bool = True
     """Whether the blocks are made to add up to the whole, which is known exactly: what the points miss of it goes to
     each block by its regression on the whole along the path. Halves the teacher's error at equal points."""
@@ -89,7 +91,7 @@ class AttributionConfig:
     """prit: four. items: every image and tool definition its own. labels: labels in text and image apart."""
     target: Literal["call", "turn"] = "call"
     """What is attributed: the tool calls with their tags, or all that the turn says."""
-    tokens_per_forward: Count = 2048
+    tokens_per_forward: Count = 1536
     """Points × calls × length in one forward pass; bounds memory, never the result."""
     most_tokens: Count = 16384
     """Longest prompt and call; a longer one is left out, with its group, and counted. A forward pass holds at least

@@ -20,13 +20,13 @@ def moments(products: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         products: [A, …, N] gradient · difference of each part at each point.
-        weights: [A] of the quadrature, which add up to 1 over all points.
+        weights: [A] of the quadrature, or [A, B] of each row; they add up to 1 over all points.
 
     Returns:
         [2, …, N]; those of several sets of points add up.
     """
     whole = products.sum(-1, keepdim=True)
-    weights = weights.to(products).view(-1, *[1] * (products.dim() - 1))
+    weights = weights.to(products).view(*weights.shape, *[1] * (products.dim() - weights.dim()))
     return torch.stack([(weights * products).sum(0), (weights * products * whole).sum(0)])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class EmbeddingPath:
         return len(self.ids_BL)
 
     def rows(self, index: Tensor) -> EmbeddingPath:
-        """Some rows, without the columns that are padding in all of them."""
+        """Some rows, one perhaps several times, without the columns that are padding in all of them."""
         kept = slice(*self.span(index))
         return EmbeddingPath(
             self.inputs_BLD[index, kept],
@@ -46,19 +46,6 @@ class EmbeddingPath:
             self.ids_BL[index, kept],
             self.target_BL[index, kept],
             self.blocks_BL[index, kept],
-        )
-
-    def repeated(self, times: int) -> EmbeddingPath:
-        """All rows ``times`` over, the first row of the second copy after the last of the first."""
-        return replace(
-            self,
-            inputs_BLD=self.inputs_BLD.repeat(times, 1, 1),
-            difference_BLD=self.difference_BLD.repeat(times, 1, 1),
-            positions_3BL=self.positions_3BL.repeat(1, times, 1),
-            attention_BL=self.attention_BL.repeat(times, 1),
-            ids_BL=self.ids_BL.repeat(times, 1),
-            target_BL=self.target_BL.repeat(times, 1),
-            blocks_BL=self.blocks_BL.repeat(times, 1),
         )
 
     def span(self, index: Tensor) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -224,29 +224,24 @@ def calls_batch(turns: Sequence[ToolTurn], tokenizer: Any, device: Any, target: 
         ``prompt_rows, turn_lengths`` [B], ``pixel_values`` [patches, channels], ``image_grid_thw`` [images, 3],
         ``image_rows`` [images shown], ``image_counts`` [B].
     """
-    shape = (len(turns), max(turn.length for turn in turns))
+    width = max(turn.length for turn in turns)
     prompts = list(dict.fromkeys(id(turn.prompt) for turn in turns))
-    input_ids = torch.full(shape, tokenizer.pad_token_id)
-    blocks = torch.full(shape, NO_BLOCK)
-    attention = torch.zeros(shape, dtype=torch.long)
-    targets = torch.zeros(shape, dtype=torch.bool)
-    image = torch.zeros(shape, dtype=torch.long)
-    for i, turn in enumerate(turns):
-        row = slice(shape[1] - turn.length, None)
-        end_of_prompt = shape[1] - len(turn.ids)
-        input_ids[i, row] = torch.tensor(turn.prompt.input_ids + turn.ids)
-        blocks[i, shape[1] - turn.length : end_of_prompt] = torch.tensor(turn.prompt.block_ids)
-        attention[i, row] = 1
-        targets[i, end_of_prompt:] = torch.tensor(
-            call_tokens(turn.ids, tokenizer) if target == "call" else [True] * len(turn.ids)
-        )
-        image[i, shape[1] - turn.length : end_of_prompt] = torch.tensor(turn.prompt.fields["mm_token_type_ids"][0])
+
+    def padded(rows: Iterable[list[Any]], filler: Any) -> Tensor:
+        return torch.tensor([[filler] * (width - len(row)) + row for row in rows])
+
+    calls = [call_tokens(turn.ids, tokenizer) if target == "call" else [True] * len(turn.ids) for turn in turns]
+    images = [turn.prompt.fields["mm_token_type_ids"][0] for turn in turns]
     batch = {
-        "input_ids": input_ids,
-        "attention_mask": attention,
-        "mm_token_type_ids": image,
-        "target_mask": targets,
-        "block_ids": blocks,
+        "input_ids": padded((turn.prompt.input_ids + turn.ids for turn in turns), tokenizer.pad_token_id),
+        "attention_mask": padded(([1] * turn.length for turn in turns), 0),
+        "mm_token_type_ids": padded(
+            ([*image, *[0] * len(turn.ids)] for image, turn in zip(images, turns, strict=True)), 0
+        ),
+        "target_mask": padded(
+            ([False] * len(turn.prompt.input_ids) + call for call, turn in zip(calls, turns, strict=True)), False
+        ),
+        "block_ids": padded((turn.prompt.block_ids + [NO_BLOCK] * len(turn.ids) for turn in turns), NO_BLOCK),
         "prompt_rows": torch.tensor([prompts.index(id(turn.prompt)) for turn in turns]),
         "turn_lengths": torch.tensor([len(turn.ids) for turn in turns]),
         **_shared_images(turns),

@@ -72,7 +72,7 @@ def captum_sums(model: Any, tokenizer: Any, turn: ToolTurn, config: AttributionC
     path = embedding_path(model, calls_batch([turn], tokenizer, model.device), config.baseline)
 
     def log_probability(embeddings: Tensor) -> Tensor:
-        return target_log_probability(model, path.repeated(len(embeddings)), embeddings)
+        return target_log_probability(model, path.rows(torch.zeros(len(embeddings)).long()), embeddings)
 
     inputs = path.inputs_BLD.detach()
     parts = IntegratedGradients(log_probability).attribute(

@@ -15,6 +15,7 @@ from iapo.blocks import block_ids
 from iapo.config import AttributionConfig
 from iapo.env import tool_schemas
 from iapo.prompts import prompt_messages
+from iapo.quadrature import nodes, points_between, stretch_errors
 from iapo.rollout import encode_prompt
 from iapo.tools import render_call
 from iapo.turns import PromptInputs, ToolTurn, calls_batch
@@ -25,7 +26,7 @@ Collate = Callable[..., Batch]
 Merged = tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]
 
 POINTS = AttributionConfig(points=8, tolerance=1e9, control_variate=False, magnitudes=True)
-"""Never triples."""
+"""Never refines."""
 
 
 def same(one: BlockAttribution, other: BlockAttribution) -> bool:
@@ -126,21 +127,68 @@ def test_completeness_improves_with_points(tiny_model: Any, tiny_batch: Batch) -
     assert few.signed.dtype == few.l1.dtype == few.residual.dtype == few.delta_f.dtype == torch.float64
 
 
-def test_tripled_rows_equal_three_times_the_points(tiny_model: Any, tiny_batch: Batch) -> None:
-    tripled = attribute(tiny_model, tiny_batch, config=replace(POINTS, points=3, tolerance=1e-12))
-    direct = attribute(tiny_model, tiny_batch, config=replace(POINTS, points=9))
-    assert same(tripled, direct)
+@pytest.mark.parametrize("points", [1, 2, 7])
+def test_points_between_midpoints_leave_a_rule_that_is_exact_for_straight_lines(points: int) -> None:
+    places, _ = nodes(points, "midpoint")
+    wanted = torch.rand(points + 1, 50, generator=torch.Generator().manual_seed(points)) > 0.5
+    # Half cells err by the same to either side.
+    wanted[-1] = wanted[0]
+    added, kept, weights = points_between(wanted)
+    assert (added.isnan() == ~wanted).all() and (weights[~wanted] == 0).all()
+    for power in (0, 1):
+        sums = (kept * places[:, None] ** power).sum(0) + (weights * added.nan_to_num() ** power).sum(0)
+        assert torch.allclose(sums, torch.full_like(sums, 1 / (power + 1)), atol=1e-12)
 
 
-def test_only_rows_above_the_tolerance_are_tripled(tiny_model: Any, tiny_batch: Batch) -> None:
+def test_every_point_between_makes_trapezoids_and_radau_ends() -> None:
+    places, _ = nodes(5, "midpoint")
+    added, kept, weights = points_between(torch.ones(6, 1, dtype=torch.bool))
+    # Trapezoids of half a cell from the first to the last midpoint, and parabolas are exact outside of them.
+    inner = torch.trapezoid(torch.linspace(0.1, 0.9, 9).double() ** 2, dx=0.1)
+    expected = inner + 0.1**3 / 3 + (1 - 0.9**3) / 3
+    assert ((kept * places[:, None] ** 2).sum() + (weights * added**2).sum()).item() == pytest.approx(expected.item())
+
+
+def test_stretches_that_are_missed_are_found() -> None:
+    places, _ = nodes(5, "midpoint")
+    # A bend between the second and the third midpoint, and straight lines elsewhere.
+    path = torch.cat([torch.zeros(1), places, torch.ones(1)])[:, None]
+    value = torch.where(path < 0.35, path, 0.35 + 3 * (path - 0.35))
+    slopes = torch.where(places[:, None] < 0.35, 1.0, 3.0).double()
+    errors = stretch_errors(value, slopes)[:, 0]
+    assert errors.argmax() == 2 and errors[[0, 1, 3, 4, 5]].max() < 1e-12
+    # Trapezoid .4 against .1 · … up to the bend and three times as steep behind it.
+    assert errors[2].item() == pytest.approx(abs(0.2 * 2 - (0.05 * 1 + 0.15 * 3)))
+
+
+@pytest.mark.parametrize("points", [2, 3])
+def test_gauss_legendre_points_are_replaced_by_three_times_as_many(
+    tiny_model: Any, tiny_batch: Batch, points: int
+) -> None:
+    config = replace(POINTS, points=points, quadrature="gauss_legendre")
+    refined = attribute(tiny_model, tiny_batch, config=replace(config, tolerance=1e-12))
+    assert same(refined, attribute(tiny_model, tiny_batch, config=replace(config, points=3 * points)))
+
+
+def test_points_are_added_only_where_the_whole_is_missed(tiny_model: Any, tiny_batch: Batch) -> None:
     config = replace(POINTS, points=3)
-    coarse, fine = (attribute(tiny_model, tiny_batch, config=replace(config, points=n)) for n in (3, 9))
-    ordered = coarse.residual.sort().values
-    mixed = attribute(tiny_model, tiny_batch, config=replace(config, tolerance=float(ordered[:2].mean())))
-    is_tripled = coarse.residual > ordered[:2].mean()
-    assert is_tripled.tolist().count(False) == 1
-    expected = torch.where(is_tripled[:, None], fine.signed, coarse.signed)
-    assert torch.allclose(mixed.signed, expected, atol=1e-6)
+    coarse, fine = (attribute(tiny_model, tiny_batch, config=replace(config, tolerance=t)) for t in (1e9, 1e-12))
+    assert not torch.isclose(coarse.signed, fine.signed).all(1).any()
+    tolerance, changed = 1.0, torch.zeros(3, dtype=torch.bool)
+    while not changed.any():
+        tolerance /= 1.5
+        some = attribute(tiny_model, tiny_batch, config=replace(config, tolerance=tolerance))
+        changed = ~torch.isclose(some.signed, coarse.signed, atol=1e-7).all(1)
+    # The first row to be missed is the only one that is asked again.
+    assert changed.sum() == 1 and same(replace_rows(some, coarse, changed), coarse)
+
+
+def replace_rows(some: BlockAttribution, other: BlockAttribution, rows: Tensor) -> BlockAttribution:
+    parts = ("signed", "l1", "residual", "delta_f", "log_p")
+    found = {name: getattr(some, name).clone() for name in parts}
+    for name, values in found.items():
+        values[rows] = getattr(other, name)[rows]
+    return BlockAttribution(**found)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -152,7 +200,7 @@ def test_padding_changes_nothing(
     assert same(attribute(tiny_model, tiny_batch, config=POINTS), padded)
 
 
-@pytest.mark.parametrize("tolerance", [1e9, 1e-12], ids=["plain", "tripled"])
+@pytest.mark.parametrize("tolerance", [1e9, 1e-12], ids=["plain", "refined"])
 @pytest.mark.parametrize("tokens_per_forward", [1, 40, 100, 700])
 def test_chunks_change_nothing(
     tiny_model: Any, tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch, tokens_per_forward: int, tolerance: float

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iapo.attribution import nodes
 from iapo.control_variate import completed, moments
+from iapo.quadrature import nodes
 
 
 def random_products(points: int, rows: int, parts: int) -> Tensor:

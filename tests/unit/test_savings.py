@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.audit.planted import planted_model, planted_share, random_prompts
-from iapo import attribution, prompt_tangents
+from iapo import attribution, block_tangents
 from iapo.alignment import block_magnitudes, distribution
 from iapo.attribution import attribute
 from iapo.config import AttributionConfig
 from iapo.prompts import prompt_messages
+from iapo.quadrature import nodes
 from iapo.rollout import encode_prompt
-from iapo.shared_prefix import SharedBlocks, SharedPrefixes
+from iapo.shared_blocks import SharedBlocks
+from iapo.shared_prefix import SharedTokens
 from iapo.teacher import turn_ids
 from iapo.tools import render_call
 from iapo.turns import PromptInputs, ToolTurn, calls_batch, example_inputs
@@ -66,8 +68,8 @@ def test_shared_prompts_change_nothing(
     settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget, magnitudes=True)
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
     asked = []
-    original = SharedPrefixes.moments_over_points
-    monkeypatch.setattr(SharedPrefixes, "moments_over_points", lambda *args: asked.append(1) or original(*args))
+    original = SharedTokens.along
+    monkeypatch.setattr(SharedTokens, "along", lambda *args: asked.append(1) or original(*args))
     shared = attribute(trained_looking, batch, config=settings)
     assert asked
     apart = attribute(trained_looking, alone(batch), config=settings)
@@ -85,7 +87,7 @@ def test_tangents_of_the_blocks_change_nothing(
     settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget, magnitudes=True)
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu", target)
     # Few scores at a time, so that queries are taken in several turns too.
-    monkeypatch.setattr(prompt_tangents, "_SCORES_TOGETHER", 40 * budget)
+    monkeypatch.setattr(block_tangents, "_SCORES_TOGETHER", 40 * budget)
     shared = attribute(trained_looking, batch, config=replace(settings, magnitudes=False))
     apart = attribute(trained_looking, alone(batch), config=settings)
     assert shared.l1.isnan().all() and apart.signed.abs().max() > 1
@@ -94,25 +96,29 @@ def test_tangents_of_the_blocks_change_nothing(
     assert all(parameter.grad is None for parameter in trained_looking.parameters())
 
 
-def test_block_sums_enter_no_backward_pass_of_the_prompt(
+def test_no_backward_pass_of_block_sums_enters_prompt_or_call(
     trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
-    asked: list[int] = []
+    layers: list[Any] = []
     original = torch.autograd.grad
 
     def grad(outputs: Any, inputs: Any, **more: Any) -> Any:
-        asked.append(sum(each.shape[-2] for each in inputs))
+        seen, waiting = set(), [outputs.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and node not in seen:
+                seen.add(node)
+                waiting.extend(after for after, _ in node.next_functions)
+        layers.append(sum("Softmax" in node.name() and "Log" not in node.name() for node in seen))
         return original(outputs, inputs, **more)
 
     monkeypatch.setattr(torch.autograd, "grad", grad)
     attribute(trained_looking, batch, config=BLOCKS_ALONE)
-    layers = trained_looking.config.text_config.num_hidden_layers
-    longest = max(len(turn.prompt.input_ids) for turn in turns) - 1
-    # Gradients are asked for at keys and values alone, once for all calls.
-    assert asked == [2 * layers * longest]
+    # One gradient for all calls, behind the last attention.
+    assert layers == [0]
     attribute(trained_looking, batch, config=PLAIN)
-    assert len(asked) == 1 + 3
+    assert len(layers) == 1 + 3
 
 
 def test_finer_blocks_and_other_decoders_keep_to_gradients(
@@ -120,11 +126,11 @@ def test_finer_blocks_and_other_decoders_keep_to_gradients(
 ) -> None:
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
     asked = []
-    monkeypatch.setattr(SharedBlocks, "_add", lambda *_: asked.append(1))
+    monkeypatch.setattr(SharedBlocks, "_along", lambda *_: asked.append(1))
     finer = {**batch, "block_ids": torch.where(batch["block_ids"] == 1, 4, batch["block_ids"])}
     assert not attribute(trained_looking, finer, config=BLOCKS_ALONE).l1.isnan().any()
     monkeypatch.setattr(trained_looking.config.text_config, "layer_types", ["sliding_attention"] * 2)
-    assert not prompt_tangents.has_tangents(trained_looking)
+    assert not block_tangents.has_tangents(trained_looking)
     assert not asked
 
 
@@ -234,7 +240,7 @@ def test_attention_shares_are_a_distribution_over_what_is_attended(
 def test_gauss_legendre_is_exact_for_polynomials_and_near_for_models(
     trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]
 ) -> None:
-    places, weights = attribution.nodes(4, "gauss_legendre")
+    places, weights = nodes(4, "gauss_legendre")
     for power in range(8):
         assert (weights * places**power).sum().item() == pytest.approx(1 / (power + 1), abs=1e-12)
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
@@ -278,6 +284,17 @@ def test_blocks_are_complete_and_nearer_to_the_converged_ones(
     assert torch.equal(corrected.residual, plain.residual)
     errors = [tv(each.signed, reference).mean() for each in (corrected, plain)]
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize("magnitudes", [True, False])
+def test_refined_rows_are_nearer_to_the_converged_ones(
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], magnitudes: bool
+) -> None:
+    batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
+    reference = attribute(trained_looking, batch, config=replace(PLAIN, points=256)).signed
+    few = replace(PLAIN, points=6, control_variate=False, magnitudes=magnitudes)
+    plain, refined = (attribute(trained_looking, batch, config=replace(few, tolerance=t)) for t in (1e9, 1e-9))
+    assert tv(refined.signed, reference).mean() < 0.7 * tv(plain.signed, reference).mean()
 
 
 def test_the_loss_reaches_the_parameters(trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]) -> None:

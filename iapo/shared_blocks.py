@@ -1,0 +1,88 @@
+"""Block sums of several calls on the same prompt: one tangent a block through the prompt and through the calls.
+
+A prompt passes the model once per path point, and behind it, as a tree, the calls that follow it. No gradient goes
+back through either. The same numbers as row by row, to rounding.
+
+Shapes: S prompts, R points of prompts, P prompt tokens, C tokens of a tree, E targets of a tree, G calls of a prompt,
+K blocks, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from iapo.alignment import BLOCKS
+from iapo.block_tangents import Columns, behind_prompts, prompt_memory
+from iapo.call_trees import call_trees
+from iapo.embedding_path import EmbeddingPath
+from iapo.shared_prompts import PathPoints, PromptBatch, SharedPrompt, SharedRows
+
+
+class SharedBlocks(SharedRows):
+    """The rows of a path, grouped by prompt; integrated per block."""
+
+    @property
+    def width(self) -> int:
+        """K."""
+        return len(BLOCKS)
+
+    def _along(self, prompts: Sequence[SharedPrompt], at: PathPoints) -> tuple[Tensor, Tensor]:
+        return _moving(self._model, self._path, prompts, at, self.width)
+
+    def _values(self, prompts: Sequence[SharedPrompt], at: PathPoints) -> Tensor:
+        return _moving(self._model, self._path, prompts, at, 0)[0]
+
+
+def _moving(
+    model: Any, path: EmbeddingPath, prompts: Sequence[SharedPrompt], points: PathPoints, blocks: int
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of the calls of some prompts, and how it moves along the difference of the first ``blocks``.
+
+    Returns:
+        [R, G] nats and [R, G, K] nats per unit of the path, float64; zero where a prompt has fewer calls.
+    """
+    batch, trees, text = PromptBatch(path, prompts), call_trees(path, prompts), model.model.language_model
+    of_point = points.prompt
+    at = Columns.of_prompts(batch.blocks_SP, blocks)
+    own = batch.blocks_SP[:, at.token] == at.block.to(of_point.device)
+    directions = batch.difference_SPD[:, at.token] * own[..., None]
+    memories = prompt_memory(
+        text,
+        torch.cat([batch.at(points), directions[of_point]], 1).to(model.dtype),
+        batch.positions_3SP[:, of_point],
+        batch.mask_SP[of_point],
+        at,
+    )
+    of_prompt = batch.mask_SP.bool()[:, None].expand(-1, trees.seen.shape[1], -1)
+    streams, d_streams = behind_prompts(
+        text,
+        memories,
+        path.inputs_BLD[trees.row_of, trees.column_of].to(model.dtype)[of_point],
+        path.positions_3BL[:, trees.row_of, trees.column_of][:, of_point],
+        torch.cat([of_prompt, trees.seen], 2)[of_point],
+    )
+    every, asked_at = torch.arange(len(of_point), device=of_point.device)[:, None], trees.asked_at[of_point]
+    log_p, gradient = _asked(model, streams[every, asked_at], trees.asked[of_point], blocks > 0)
+    products = torch.einsum("red,rekd->rek", gradient, d_streams.transpose(1, 2)[every, asked_at])
+    of_turn = trees.members[of_point] @ torch.cat([log_p[..., None], products], 2).double()
+    return of_turn[..., 0], of_turn[..., 1:]
+
+
+def _asked(model: Any, streams_RED: Tensor, ids_RE: Tensor, moving: bool) -> tuple[Tensor, Tensor]:
+    """Log-probability of the targets, and its gradient in what enters the last layer's second half.
+
+    That half and the vocabulary are as wide as the rest together, and one gradient serves all blocks.
+    """
+    layer = model.model.language_model.layers[-1]
+    with torch.set_grad_enabled(moving):
+        inputs = streams_RED.detach().requires_grad_(moving)
+        outputs = inputs + layer.mlp(layer.post_attention_layernorm(inputs))
+        logits = model.lm_head(model.model.language_model.norm(outputs))
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), ids_RE.flatten(), reduction="none")
+        gradient = torch.autograd.grad(-loss.sum(), inputs)[0] if moving else torch.zeros_like(inputs)
+    return -loss.detach().view(ids_RE.shape), gradient

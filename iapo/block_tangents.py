@@ -95,11 +95,6 @@ class LayerMemory:
         """Keys and values of the tokens."""
         return self.at.tokens(self.keys, 2), self.at.tokens(self.values, 2)
 
-    def tangents(self) -> dict[int, tuple[Tensor, Tensor]]:
-        """:meth:`Columns.tangents` of keys and values, by their first token."""
-        runs = zip(self.at.tangents(self.keys, 2), self.at.tangents(self.values, 2), strict=True)
-        return {start: (keys, values) for (start, keys), (_, values) in runs}
-
     def blocks(self) -> Iterator[tuple[int, Tensor, Tensor]]:
         """First token of each block, and its tangents of keys and values: [N, H, L - first, d]."""
         column = self.at.length
@@ -275,7 +270,7 @@ def _attention(
         before, earlier = past.at.length, list(past.blocks())
         keys, values = (torch.cat(parts, 2) for parts in zip(past.tokens(), (keys, values), strict=True))
     to = at if past is None else Columns(at.length, (0,) * len(earlier))
-    q, moving_queries, moving_own = at.tokens(query, 2), dict(at.tangents(query, 2)), own.tangents()
+    q, own_tangents = at.tokens(query, 2), [list(at.tangents(each, 2)) for each in (query, own.keys, own.values)]
     mixed = q.new_empty(*q.shape[:2], to.length + len(to.token), q.shape[3])
     together = max(1, _SCORES_TOGETHER // (q.shape[0] * q.shape[1] * keys.shape[2]))
     for first in range(0, at.length, together):
@@ -284,15 +279,15 @@ def _attention(
         scores = q[:, :, first:end] @ seen_keys.transpose(2, 3)
         p = scores.add_(hidden(first, end)).softmax(-1).to(q.dtype)
         mixed[:, :, first:end] = p @ seen_values
-        for start, out in to.tangents(mixed, 2):
+        for run, (start, out) in enumerate(to.tangents(mixed, 2)):
             begin = max(first, start)
             if begin >= end:
                 continue
             here, q_here, p_here = slice(begin - start, end - start), q[:, :, begin:end], p[:, :, begin - first :]
             found = mixed[:, :, begin:end]
-            if start in moving_queries:
-                of_keys, of_values = (part[:, :, :, : end - start] for part in moving_own[start])
-                scores = _each(moving_queries[start][:, :, :, here], seen_keys.transpose(2, 3))
+            if at.starts:
+                of_query, of_keys, of_values = (tangents[run][1][:, :, :, : end - start] for tangents in own_tangents)
+                scores = _each(of_query[:, :, :, here], seen_keys.transpose(2, 3))
                 scores[..., before + start :] += q_here[:, :, None] @ of_keys.transpose(3, 4)
                 weighted = scores.mul_(p_here[:, :, None])
                 moved = _each(weighted, seen_values)

@@ -96,6 +96,33 @@ def test_tangents_of_the_blocks_change_nothing(
     assert all(parameter.grad is None for parameter in trained_looking.parameters())
 
 
+def test_blocks_may_stand_in_any_order_and_begin_together(
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]
+) -> None:
+    batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(4):
+        # The same new place for each token of a prompt, in all of its rows.
+        shuffled = batch["block_ids"].clone()
+        for prompt in batch["prompt_rows"].unique():
+            rows = (batch["prompt_rows"] == prompt).nonzero()[:, 0]
+            order = torch.randint(4, (shuffled.shape[1],), generator=generator)
+            for row in rows:
+                moves = shuffled[row] >= 0
+                shuffled[row, moves] = order[: int(moves.sum())]
+        mixed = {**batch, "block_ids": shuffled}
+        shared = attribute(trained_looking, mixed, config=BLOCKS_ALONE)
+        assert torch.allclose(shared.signed, attribute(trained_looking, alone(mixed), config=PLAIN).signed, atol=2e-5)
+    # Two blocks that begin together in different prompts, counted from the end, and one between them in number.
+    moves = batch["block_ids"] >= 0
+    from_end = moves.flip(1).cumsum(1).flip(1)
+    first = torch.where(batch["prompt_rows"] == 1, 2, 0)[:, None]
+    blocks = torch.where(from_end > 12, 3, torch.where(from_end > 8, first, 1)).where(moves, -1)
+    mixed = {**batch, "block_ids": blocks}
+    shared = attribute(trained_looking, mixed, config=BLOCKS_ALONE)
+    assert torch.allclose(shared.signed, attribute(trained_looking, alone(mixed), config=PLAIN).signed, atol=2e-5)
+
+
 def test_no_backward_pass_of_block_sums_enters_prompt_or_call(
     trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], monkeypatch: pytest.MonkeyPatch
 ) -> None:

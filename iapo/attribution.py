@@ -86,7 +86,9 @@ def attribute(
             return _attention(model, path, config, blocks)
         per_block = not config.magnitudes and blocks == len(BLOCKS)
         rows = _rows(model, path, batch, config, differentiable, agree, per_block=per_block)
-        ends = rows.log_probability(torch.tensor([0.0, 1.0]))
+        # What the blocks are made to add up to, so in full precision under autocast too.
+        with torch.autocast(model.device.type, enabled=False):
+            ends = rows.log_probability(torch.tensor([0.0, 1.0]))
         log_p, delta = ends[1], ends[1] - ends[0]
         found, residual = _integrate(rows, ends, config, refine=not differentiable, agree=agree)
         # Not in a loss: the known sum carries no gradient.
@@ -136,26 +138,36 @@ def _integrate(
         agree: as in :func:`attribute`.
     """
     delta = ends[1] - ends[0]
-    alphas, weights = (each[:, None].expand(-1, len(delta)) for each in nodes(config.points, config.quadrature))
-    log_p, products = rows.along(alphas)
+    places, weights = nodes(config.points, config.quadrature, delta.device)
+    log_p, products = rows.along(places[:, None].expand(-1, len(delta)))
     found = moments(products, weights)
     if refine:
-        if config.quadrature == "midpoint":
-            path = torch.cat([ends[:1], log_p, ends[1:]])
-            missed = stretch_errors(path, products.sum(-1)) > config.tolerance * delta.abs().clamp(min=_LEAST_DELTA)
-            alphas, kept, weights = points_between(missed)
-        else:
-            missed = _residual(found[0], delta) > config.tolerance
-            kept = weights * ~missed
-            alphas, weights = (each[:, None] for each in nodes(3 * config.points, config.quadrature))
-            alphas, weights = alphas.where(missed, torch.nan), weights * missed
-        if (agree or int)(int((~alphas.isnan()).sum())):
-            if alphas.isnan().all():
+        added, kept, gained = _more_points(config, torch.cat([ends[:1], log_p, ends[1:]]), products.sum(-1), weights)
+        if (agree or int)(int((~added.isnan()).sum())):
+            if added.isnan().all():
                 # A process that misses nothing keeps step with the others.
-                alphas[0, 0] = 0.5
-            more = rows.along(alphas)[1]
-            found = moments(products, kept) + moments(more, weights)
+                added[0, 0] = 0.5
+            found = moments(products, kept) + moments(rows.along(added)[1], gained)
     return found, _residual(found[0].detach(), delta)
+
+
+def _more_points(
+    config: AttributionConfig, log_p: Tensor, slopes: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where rows are looked at once more, and the weights of old and new points, as of :func:`points_between`.
+
+    Args:
+        config: the points, and what may be missed.
+        log_p: [A + 2, B] at the path's start, at the points and at its end.
+        slopes: [A, B] its derivative at the points.
+        weights: [A] of the points.
+    """
+    delta = log_p[-1] - log_p[0]
+    if config.quadrature == "midpoint":
+        return points_between(stretch_errors(log_p, slopes) > config.tolerance * delta.abs().clamp(min=_LEAST_DELTA))
+    missed = _residual((weights[:, None] * slopes).sum(0)[:, None], delta) > config.tolerance
+    places, gained = nodes(3 * config.points, config.quadrature, delta.device)
+    return places[:, None].where(missed, torch.nan), weights[:, None] * ~missed, gained[:, None] * missed
 
 
 def _residual(sums: Tensor, delta: Tensor) -> Tensor:
@@ -188,7 +200,7 @@ class SeparateRows:
         path = self._path
         log_p = torch.zeros(alphas.shape, dtype=torch.float64, device=path.ids_BL.device)
         products = torch.zeros(*alphas.shape, path.ids_BL.shape[1], dtype=torch.float64, device=path.ids_BL.device)
-        point, row = (~alphas.to(log_p.device).isnan()).nonzero(as_tuple=True)
+        point, row = (~alphas.isnan()).nonzero(as_tuple=True)
         with torch.enable_grad():
             for some, counts in _in_step(self.chunks(row), self._agree):
                 rows = path.rows(row[some])

@@ -138,8 +138,9 @@ def prompt_memory(
         # Nobody asks what the last layer's queries find.
         if layer is not text.layers[-1]:
             query = _rotated(_heads(layer.self_attn, "q_proj", normed, at), rotation)
-            x = _attention(layer.self_attn, query, at, memories[-1], None, hidden).add_(x)
-            x = _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x, at), at).add_(x)
+            # The stream keeps its precision where autocast lowers that of the layers.
+            x = _attention(layer.self_attn, query, at, memories[-1], None, hidden).to(x.dtype).add_(x)
+            x = _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x, at), at).to(x.dtype).add_(x)
     return memories
 
 
@@ -172,11 +173,11 @@ def behind_prompts(
         normed = _norm(layer.input_layernorm, x, at)
         own = _memory(layer.self_attn, normed, rotation, at)
         query = _rotated(_heads(layer.self_attn, "q_proj", normed, at), rotation)
-        added = _attention(layer.self_attn, query, at, own, prompt, hidden)
+        added = _attention(layer.self_attn, query, at, own, prompt, hidden).to(x.dtype)
         added[:, : x.shape[1]] += x
         x, at = added, moving
         if layer is not text.layers[-1]:
-            x = _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x, at), at).add_(x)
+            x = _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x, at), at).to(x.dtype).add_(x)
     return x[:, :length], x[:, length:].unflatten(1, (blocks, length))
 
 

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 
-def nodes(points: int, quadrature: str) -> tuple[Tensor, Tensor]:
+def nodes(points: int, quadrature: str, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
     """Where on [0, 1] the gradient is taken and with which weight, [A] each, float64."""
     if quadrature == "gauss_legendre":
         places, weights = np.polynomial.legendre.leggauss(points)
-        return torch.as_tensor((places + 1) / 2), torch.as_tensor(weights / 2)
-    at = (torch.arange(points, dtype=torch.float64) + 0.5) / points
-    return at, torch.full((points,), 1 / points, dtype=torch.float64)
+        return torch.as_tensor((places + 1) / 2, device=device), torch.as_tensor(weights / 2, device=device)
+    at = (torch.arange(points, dtype=torch.float64, device=device) + 0.5) / points
+    return at, torch.full_like(at, 1 / points)
 
 
 def stretch_errors(log_p: Tensor, slopes: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def prompt_memory(
         One memory a layer.
     """
     x = embeddings_NMD
-    rotation = _rotation(text, x, positions_3NL, at)
+    rotation = _rotation(text.rotary_emb(x, positions_3NL), at)
     memories: list[LayerMemory] = []
     # The same in every layer, where all queries go together.
     hidden = lru_cache(1)(partial(_hidden, mask_NL))
@@ -167,7 +167,8 @@ def behind_prompts(
     moving = Columns(length, (0,) * blocks)
     # The prompt moves them from the first attention on.
     x, at = embeddings_NLD, Columns(length)
-    of_tokens, of_all = (_rotation(text, x, positions_3NL, columns) for columns in (at, moving))
+    turned = text.rotary_emb(x, positions_3NL)
+    of_tokens, of_all = _rotation(turned, at), _rotation(turned, moving)
     for layer, prompt in zip(text.layers, prompts, strict=True):
         rotation = of_all if at is moving else of_tokens
         normed = _norm(layer.input_layernorm, x, at)
@@ -181,10 +182,10 @@ def behind_prompts(
     return x[:, :length], x[:, length:].unflatten(1, (blocks, length))
 
 
-def _rotation(text: Any, x: Tensor, positions_3NL: Tensor, at: Columns) -> tuple[Tensor, Tensor]:
-    """Cosine and sine of tokens and tangents: [N, 1, M, d]."""
-    columns = torch.cat([torch.arange(at.length), at.token]).to(x.device)
-    cosine, sine = (each[:, None, columns] for each in text.rotary_emb(x, positions_3NL))
+def _rotation(turned: tuple[Tensor, Tensor], at: Columns) -> tuple[Tensor, Tensor]:
+    """Cosine and sine of tokens and tangents, [N, 1, M, d], from those of the tokens."""
+    columns = torch.cat([torch.arange(at.length), at.token]).to(turned[0].device)
+    cosine, sine = (each[:, None, columns] for each in turned)
     return cosine, sine
 
 

@@ -3,22 +3,12 @@ TEACHERS = {
     for seed in CONFIG.asked_teachers
 }
 AUDIT_CODE = code_hash(
+    *ATTRIBUTION_MODULES,
     "benchmarks.audit",
-    "iapo.alignment",
-    "iapo.attribution",
     "iapo.block_sums",
-    "iapo.block_tangents",
-    "iapo.blocks",
-    "iapo.call_trees",
-    "iapo.control_variate",
-    "iapo.embedding_path",
     "iapo.informative",
     "iapo.live",
     "iapo.probe",
-    "iapo.quadrature",
-    "iapo.shared_blocks",
-    "iapo.shared_prefix",
-    "iapo.shared_prompts",
     "iapo.teacher_cache",
 )
 

@@ -207,8 +207,10 @@ def _rotated(values: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _memory(attention: Any, normed: Tensor, rotation: tuple[Tensor, Tensor], at: Columns) -> LayerMemory:
-    keys = _rotated(_heads(attention, "k_proj", normed, at), rotation)
-    return LayerMemory(keys, _heads(attention, "v_proj", normed, at).contiguous(), at)
+    # In full precision under autocast too: all that follows rests on it, and a layer's other products are far larger.
+    with torch.autocast(normed.device.type, enabled=False):
+        keys = _rotated(_heads(attention, "k_proj", normed, at), rotation)
+        return LayerMemory(keys, _heads(attention, "v_proj", normed, at).contiguous(), at)
 
 
 def _linear(layer: nn.Module, x: Tensor, at: Columns) -> Tensor:

@@ -59,15 +59,17 @@ def _moving(
         at,
     )
     of_prompt = batch.mask_SP.bool()[:, None].expand(-1, trees.seen.shape[1], -1)
-    streams, d_streams = behind_prompts(
-        text,
-        memories,
-        path.inputs_BLD[trees.row_of, trees.column_of].to(model.dtype)[of_point],
-        path.positions_3BL[:, trees.row_of, trees.column_of][:, of_point],
-        torch.cat([of_prompt, trees.seen], 2)[of_point],
-    )
     every, asked_at = torch.arange(len(of_point), device=of_point.device)[:, None], trees.asked_at[of_point]
-    log_p, gradient = _asked(model, streams[every, asked_at], trees.asked[of_point], blocks > 0)
+    # In full precision under autocast too: it is short beside the prompt, and most of the rounding comes from here.
+    with torch.autocast(of_point.device.type, enabled=False):
+        streams, d_streams = behind_prompts(
+            text,
+            memories,
+            path.inputs_BLD[trees.row_of, trees.column_of].to(model.dtype)[of_point],
+            path.positions_3BL[:, trees.row_of, trees.column_of][:, of_point],
+            torch.cat([of_prompt, trees.seen], 2)[of_point],
+        )
+        log_p, gradient = _asked(model, streams[every, asked_at], trees.asked[of_point], blocks > 0)
     products = torch.einsum("red,rekd->rek", gradient, d_streams.transpose(1, 2)[every, asked_at])
     of_turn = trees.members[of_point] @ torch.cat([log_p[..., None], products], 2).double()
     return of_turn[..., 0], of_turn[..., 1:]

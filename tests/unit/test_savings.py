@@ -345,16 +345,16 @@ def test_the_loss_reaches_the_parameters(trained_looking: Any, tiny: tuple[Any, 
     assert ((values[0] - values[1]) / 2e-3).item() == pytest.approx(gradient.norm().item(), rel=0.05)
 
 
-@pytest.mark.parametrize("magnitudes", [True, False])
+@pytest.mark.parametrize(("magnitudes", "most"), [(True, 0.01), (False, 0.005)])
 def test_autocast_moves_the_shares_little(
-    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], magnitudes: bool
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], magnitudes: bool, most: float
 ) -> None:
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
     full = attribute(trained_looking, batch, config=PLAIN)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = attribute(trained_looking, batch, config=replace(PLAIN, magnitudes=magnitudes))
-    # Random weights cancel more than trained ones, for which the audit reports under .005.
-    assert 0 < tv(full.signed, half.signed).mean() <= 0.01
+    # Random weights cancel more than trained ones, for which the audit reports under .002 per block.
+    assert 0 < tv(full.signed, half.signed).mean() <= most
 
 
 def test_the_planted_block_is_found() -> None:

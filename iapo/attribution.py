@@ -163,8 +163,9 @@ def _more_points(
         weights: [A] of the points.
     """
     delta = log_p[-1] - log_p[0]
-    if config.quadrature == "midpoint":
-        return points_between(stretch_errors(log_p, slopes) > config.tolerance * delta.abs().clamp(min=_LEAST_DELTA))
+    if config.quadrature != "gauss_legendre":
+        wanted = stretch_errors(log_p, slopes, weights) > config.tolerance * delta.abs().clamp(min=_LEAST_DELTA)
+        return points_between(wanted, weights)
     missed = _residual((weights[:, None] * slopes).sum(0)[:, None], delta) > config.tolerance
     places, gained = nodes(3 * config.points, config.quadrature, delta.device)
     return places[:, None].where(missed, torch.nan), weights[:, None] * ~missed, gained[:, None] * missed

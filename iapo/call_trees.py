@@ -35,9 +35,11 @@ class CallTrees:
 
 
 @dataclass
-class _Tree:
-    """One prompt's, while it grows."""
+class CallTree:
+    """One prompt's."""
 
+    turns: list[list[int]] = field(default_factory=list)
+    """Per turn the numbers of its targets."""
     tokens: dict[tuple[int, int], int] = field(default_factory=dict)
     """Token in front and id → number."""
     places: list[tuple[int, int]] = field(default_factory=list)
@@ -47,9 +49,19 @@ class _Tree:
     targets: dict[tuple[int, int], int] = field(default_factory=dict)
     """Token that predicts it and id → number."""
 
-    def grow(self, row: int, columns: Sequence[int], ids: Sequence[int], wanted: Sequence[bool]) -> list[int]:
-        """Add a turn; the numbers of its targets."""
-        at, targets = -1, []
+    @staticmethod
+    def of(path: EmbeddingPath, prompt: SharedPrompt) -> CallTree:
+        """Lay out the turns of a prompt, in the order of its rows."""
+        tree = CallTree()
+        ids, wanted = path.ids_BL[prompt.rows].tolist(), path.target_BL[prompt.rows].tolist()
+        for g, (row, tail) in enumerate(zip(prompt.rows, prompt.tails, strict=True)):
+            columns = tail.tolist()
+            tree._grow(row, columns, [ids[g][c] for c in columns], [wanted[g][c] for c in columns])
+        return tree
+
+    def _grow(self, row: int, columns: Sequence[int], ids: Sequence[int], wanted: Sequence[bool]) -> None:
+        at = -1
+        self.turns.append([])
         for column, token, following, is_target in zip(columns, ids, ids[1:], wanted[1:], strict=False):
             before = self.ways[at] if at >= 0 else []
             at = self.tokens.setdefault((at, token), len(self.tokens))
@@ -57,21 +69,11 @@ class _Tree:
                 self.places.append((row, column))
                 self.ways.append([*before, at])
             if is_target:
-                targets.append(self.targets.setdefault((at, following), len(self.targets)))
-        return targets
+                self.turns[-1].append(self.targets.setdefault((at, following), len(self.targets)))
 
 
-def call_trees(path: EmbeddingPath, prompts: Sequence[SharedPrompt]) -> CallTrees:
-    """Lay out the turns of some prompts, in the order of their rows."""
-    trees: list[_Tree] = []
-    members: list[tuple[int, int, int]] = []
-    ids, wanted, device = path.ids_BL.tolist(), path.target_BL.tolist(), path.ids_BL.device
-    for s, prompt in enumerate(prompts):
-        trees.append(tree := _Tree())
-        for g, (row, tail) in enumerate(zip(prompt.rows, prompt.tails, strict=True)):
-            columns = tail.tolist()
-            targets = tree.grow(row, columns, [ids[row][c] for c in columns], [wanted[row][c] for c in columns])
-            members += [(s, g, target) for target in targets]
+def call_trees(trees: Sequence[CallTree], device: torch.device) -> CallTrees:
+    """Put the trees of some prompts together."""
     places = pad_sequence([torch.tensor(tree.places) for tree in trees], batch_first=True)
     # One that is nobody's where there is none at all.
     asked = pad_sequence([torch.tensor([*tree.targets] or [(0, 0)]) for tree in trees], batch_first=True)
@@ -79,8 +81,8 @@ def call_trees(path: EmbeddingPath, prompts: Sequence[SharedPrompt]) -> CallTree
     seen = torch.eye(places.shape[1], dtype=torch.bool).repeat(len(trees), 1, 1)
     ways = [(s, token, way) for s, tree in enumerate(trees) for token, whole in enumerate(tree.ways) for way in whole]
     seen[torch.tensor(ways).unbind(1)] = True
-    most = max(len(prompt.rows) for prompt in prompts)
-    own = torch.zeros(len(prompts), most, asked.shape[1], dtype=torch.float64)
+    own = torch.zeros(len(trees), max(len(tree.turns) for tree in trees), asked.shape[1], dtype=torch.float64)
+    members = [(s, g, e) for s, tree in enumerate(trees) for g, turn in enumerate(tree.turns) for e in turn]
     own[torch.tensor(members, dtype=torch.long).view(-1, 3).unbind(1)] = 1
     row_of, column_of, asked_at, token = (each.to(device) for pair in (places, asked) for each in pair.unbind(-1))
     return CallTrees(row_of, column_of, seen.to(device), asked_at, token, own.to(device))

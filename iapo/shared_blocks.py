@@ -3,8 +3,8 @@
 A prompt passes the model once per path point, and behind it, as a tree, the calls that follow it. No gradient goes
 back through either. The same numbers as row by row, to rounding.
 
-Shapes: S prompts, R points of prompts, P prompt tokens, C tokens of a tree, E targets of a tree, G calls of a prompt,
-K blocks, D channels.
+Shapes: S prompts, R points of prompts, P prompt tokens, C tokens of a tree, T targets at all points, G calls of a
+prompt, K blocks, D channels.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from iapo.alignment import BLOCKS
 from iapo.block_tangents import Columns, behind_prompts, prompt_memory
-from iapo.call_trees import call_trees
+from iapo.call_trees import CallTree, CallTrees, call_trees
 from iapo.embedding_path import EmbeddingPath
 from iapo.shared_prompts import PathPoints, PromptBatch, SharedPrompt, SharedRows
 
@@ -26,27 +26,44 @@ from iapo.shared_prompts import PathPoints, PromptBatch, SharedPrompt, SharedRow
 class SharedBlocks(SharedRows):
     """The rows of a path, grouped by prompt; integrated per block."""
 
+    def __init__(
+        self, model: Any, path: EmbeddingPath, prompts: Sequence[SharedPrompt], tokens_per_forward: int
+    ) -> None:
+        super().__init__(model, path, prompts, tokens_per_forward)
+        self._trees: dict[SharedPrompt, CallTree] = {}
+
     @property
     def width(self) -> int:
         """K."""
         return len(BLOCKS)
 
     def _along(self, prompts: Sequence[SharedPrompt], at: PathPoints) -> tuple[Tensor, Tensor]:
-        return _moving(self._model, self._path, prompts, at, self.width)
+        return _moving(self._model, self._path, prompts, self._calls(prompts), at, self.width)
 
     def _values(self, prompts: Sequence[SharedPrompt], at: PathPoints) -> Tensor:
-        return _moving(self._model, self._path, prompts, at, 0)[0]
+        return _moving(self._model, self._path, prompts, self._calls(prompts), at, 0)[0]
+
+    def _calls(self, prompts: Sequence[SharedPrompt]) -> CallTrees:
+        for prompt in prompts:
+            if prompt not in self._trees:
+                self._trees[prompt] = CallTree.of(self._path, prompt)
+        return call_trees([self._trees[prompt] for prompt in prompts], self._path.ids_BL.device)
 
 
 def _moving(
-    model: Any, path: EmbeddingPath, prompts: Sequence[SharedPrompt], points: PathPoints, blocks: int
+    model: Any,
+    path: EmbeddingPath,
+    prompts: Sequence[SharedPrompt],
+    trees: CallTrees,
+    points: PathPoints,
+    blocks: int,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of the calls of some prompts, and how it moves along the difference of the first ``blocks``.
 
     Returns:
         [R, G] nats and [R, G, K] nats per unit of the path, float64; zero where a prompt has fewer calls.
     """
-    batch, trees, text = PromptBatch(path, prompts), call_trees(path, prompts), model.model.language_model
+    batch, text = PromptBatch(path, prompts), model.model.language_model
     of_point = points.prompt
     at = Columns.of_prompts(batch.blocks_SP, blocks)
     own = batch.blocks_SP[:, at.token] == at.block.to(of_point.device)
@@ -59,7 +76,9 @@ def _moving(
         at,
     )
     of_prompt = batch.mask_SP.bool()[:, None].expand(-1, trees.seen.shape[1], -1)
-    every, asked_at = torch.arange(len(of_point), device=of_point.device)[:, None], trees.asked_at[of_point]
+    # Where some tree has a target and others have none.
+    point, target = trees.members.any(1)[of_point].nonzero(as_tuple=True)
+    asked_at = trees.asked_at[of_point[point], target]
     # In full precision under autocast too: it is short beside the prompt, and most of the rounding comes from here.
     with torch.autocast(of_point.device.type, enabled=False):
         streams, d_streams = behind_prompts(
@@ -69,22 +88,24 @@ def _moving(
             path.positions_3BL[:, trees.row_of, trees.column_of][:, of_point],
             torch.cat([of_prompt, trees.seen], 2)[of_point],
         )
-        log_p, gradient = _asked(model, streams[every, asked_at], trees.asked[of_point], blocks > 0)
-    products = torch.einsum("red,rekd->rek", gradient, d_streams.transpose(1, 2)[every, asked_at])
-    of_turn = trees.members[of_point] @ torch.cat([log_p[..., None], products], 2).double()
+        log_p, gradient = _asked(model, streams[point, asked_at], trees.asked[of_point[point], target], blocks > 0)
+    products = torch.einsum("td,tkd->tk", gradient, d_streams[point, :, asked_at])
+    of_target = log_p.new_zeros(len(of_point), trees.members.shape[2], 1 + blocks, dtype=torch.float64)
+    of_target[point, target] = torch.cat([log_p[:, None], products], 1).double()
+    of_turn = trees.members[of_point] @ of_target
     return of_turn[..., 0], of_turn[..., 1:]
 
 
-def _asked(model: Any, streams_RED: Tensor, ids_RE: Tensor, moving: bool) -> tuple[Tensor, Tensor]:
+def _asked(model: Any, streams_TD: Tensor, ids_T: Tensor, moving: bool) -> tuple[Tensor, Tensor]:
     """Log-probability of the targets, and its gradient in what enters the last layer's second half.
 
     That half and the vocabulary are as wide as the rest together, and one gradient serves all blocks.
     """
     layer = model.model.language_model.layers[-1]
     with torch.set_grad_enabled(moving):
-        inputs = streams_RED.detach().requires_grad_(moving)
+        inputs = streams_TD.detach().requires_grad_(moving)
         outputs = inputs + layer.mlp(layer.post_attention_layernorm(inputs))
         logits = model.lm_head(model.model.language_model.norm(outputs))
-        loss = functional.cross_entropy(logits.float().flatten(0, 1), ids_RE.flatten(), reduction="none")
+        loss = functional.cross_entropy(logits.float(), ids_T, reduction="none")
         gradient = torch.autograd.grad(-loss.sum(), inputs)[0] if moving else torch.zeros_like(inputs)
-    return -loss.detach().view(ids_RE.shape), gradient
+    return -loss.detach(), gradient

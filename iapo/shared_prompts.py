@@ -20,7 +20,7 @@ from iapo.blocks import NO_BLOCK
 from iapo.embedding_path import EmbeddingPath
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SharedPrompt:
     """One prompt without its last token, and the rows that continue it."""
 
@@ -35,6 +35,12 @@ class SharedPrompt:
     def length(self) -> int:
         """Tokens."""
         return len(self.columns[0])
+
+    def only(self, chosen: Sequence[int]) -> SharedPrompt:
+        """With some of its rows, by place."""
+        return SharedPrompt(
+            [self.rows[i] for i in chosen], [self.columns[i] for i in chosen], [self.tails[i] for i in chosen]
+        )
 
 
 def shared_prompts(path: EmbeddingPath, prompt_rows: Tensor, turn_lengths: Tensor) -> list[SharedPrompt] | None:
@@ -106,7 +112,7 @@ class SharedRows(ABC):
             alphas: [A, B] where on the path, equal for rows of one prompt; nan where a row asks for no such point.
 
         Returns:
-            [A, B] nats and [A, B, parts], float64; zero where no row of the prompt asks.
+            [A, B] nats and [A, B, parts], float64; zero where no row of the prompt asks, and in rows that never do.
         """
         log_p = torch.zeros(alphas.shape, dtype=torch.float64, device=self._path.ids_BL.device)
         products = torch.zeros(*alphas.shape, self.width, dtype=torch.float64, device=self._path.ids_BL.device)
@@ -127,11 +133,16 @@ class SharedRows(ABC):
         return log_p
 
     def _chunks(self, alphas: Tensor) -> Iterator[tuple[list[SharedPrompt], PathPoints]]:
-        """Points of prompts that share a forward pass."""
+        """Points of prompts that share a forward pass; of a prompt the rows that ask for some point."""
         chunk: list[tuple[SharedPrompt, int, float]] = []
         longest = 0
         asked = alphas.nan_to_num(nan=-1.0)
-        for prompt in self._prompts:
+        asking = (asked >= 0).any(0).tolist()
+        for whole in self._prompts:
+            chosen = [g for g, row in enumerate(whole.rows) if asking[row]]
+            if not chosen:
+                continue
+            prompt = whole if len(chosen) == len(whole.rows) else whole.only(chosen)
             for point, alpha in enumerate(asked[:, prompt.rows].amax(1).tolist()):
                 if alpha < 0:
                     continue
@@ -171,11 +182,10 @@ class PathPoints:
 def _together(
     chunk: Sequence[tuple[SharedPrompt, int, float]], device: torch.device
 ) -> tuple[list[SharedPrompt], PathPoints]:
-    prompts = list({id(prompt): prompt for prompt, _, _ in chunk}.values())
-    place = {id(prompt): s for s, prompt in enumerate(prompts)}
-    of_prompt = torch.tensor([place[id(prompt)] for prompt, _, _ in chunk], device=device)
+    place: dict[SharedPrompt, int] = {}
+    of_prompt = torch.tensor([place.setdefault(prompt, len(place)) for prompt, _, _ in chunk], device=device)
     alpha = torch.tensor([alpha for _, _, alpha in chunk], dtype=torch.float64, device=device)
-    return prompts, PathPoints(of_prompt, alpha, [number for _, number, _ in chunk])
+    return list(place), PathPoints(of_prompt, alpha, [number for _, number, _ in chunk])
 
 
 class PromptBatch:

@@ -24,35 +24,42 @@ _CAPTUM_STEPS = (4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48)
 
 
 def against_captum(
-    model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig, repeats: int
+    model: Any, tokenizer: Any, steps: Sequence[Sequence[ToolTurn]], config: AttributionConfig, repeats: int
 ) -> Row:
-    """Seconds for one step's rollouts here and by captum, with the fewest captum steps that err no more.
+    """Seconds for some steps' rollouts here and by captum, with the fewest captum steps that err no more.
 
     captum takes one rollout at a time, its midpoint rule and our baseline; what it needs no more than we do
     (embeddings, positions) is computed once a rollout for it.
+
+    Args:
+        model: the policy.
+        tokenizer: its tokenizer.
+        steps: the rollouts of each step, which we attribute together.
+        config: our settings.
+        repeats: of each timing.
     """
-    ours, index = distinct_turns(turns)
-    exact = replace(config, points=256, tolerance=1e9)
-    reference = _as_trained(model, tokenizer, turns, exact).signed[index]
-    found = _as_trained(model, tokenizer, turns, config).signed[index]
-    error = total_variation(found, reference).mean().item()
-    for steps in _CAPTUM_STEPS:
-        theirs = torch.stack([captum_sums(model, tokenizer, turn, config, steps) for turn in turns])
-        captum_error = total_variation(theirs, reference).mean().item()
+    rollouts = [turn for turns in steps for turn in turns]
+
+    def ours(settings: AttributionConfig) -> Tensor:
+        found = [_as_trained(model, tokenizer, turns, settings).signed for turns in steps]
+        return torch.cat([sums[distinct_turns(turns)[1]] for sums, turns in zip(found, steps, strict=True)])
+
+    def theirs(points: int) -> Tensor:
+        return torch.stack([captum_sums(model, tokenizer, turn, config, points) for turn in rollouts])
+
+    reference = ours(replace(config, points=256, quadrature="midpoint", tolerance=1e9))
+    error = total_variation(ours(config), reference).mean().item()
+    for points in _CAPTUM_STEPS:
+        captum_error = total_variation(theirs(points), reference).mean().item()
         if captum_error <= error:
             break
-    seconds = alternating(
-        {
-            "ours": lambda: _as_trained(model, tokenizer, turns, config),
-            "captum": lambda: [captum_sums(model, tokenizer, turn, config, steps) for turn in turns],
-        },
-        repeats,
-    )
+    seconds = alternating({"ours": lambda: ours(config), "captum": lambda: theirs(points)}, repeats)
     return {
-        "rollouts": len(turns),
-        "distinct_calls": len(ours),
-        "prompt_tokens": float(np.mean([len(turn.prompt.input_ids) for turn in turns])),
-        "captum_steps": steps,
+        "rollouts": len(rollouts),
+        "distinct_calls": sum(len(distinct_turns(turns)[0]) for turns in steps),
+        "prompts": len({id(turn.prompt) for turn in rollouts}),
+        "prompt_tokens": float(np.mean([len(turn.prompt.input_ids) for turn in rollouts])),
+        "captum_steps": points,
         "tv_ours": error,
         "tv_captum": captum_error,
         "ours": seconds["ours"],

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iapo.call_trees import call_trees
+from iapo.call_trees import CallTree, call_trees
 from iapo.embedding_path import EmbeddingPath
 from iapo.shared_prompts import SharedPrompt
 
@@ -34,7 +34,7 @@ def test_every_target_is_predicted_from_its_own_beginning(groups: list[list[list
         tails = [torch.arange(len(turns[r]) + 1) + r % 2 for r in rows]
         prompts.append(SharedPrompt(rows, [torch.arange(0)] * len(rows), tails))
 
-    trees = call_trees(path, prompts)
+    trees = call_trees([CallTree.of(path, prompt) for prompt in prompts], ids.device)
 
     for s, group in enumerate(groups):
         prefixes = {tuple(token for token, _ in each[:i]) for each in group for i in range(len(each))}

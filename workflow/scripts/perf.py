@@ -8,6 +8,8 @@ from iapo.provenance import atomic_write, job, write_json
 snakemake: Any
 LONG_PROMPT = 500
 """Tokens."""
+CAPTUM_STEPS = 3
+"""Training steps whose rollouts captum is held against: those of one are too few to say what either errs by."""
 
 with job(snakemake) as run:
     import pandas as pd
@@ -39,30 +41,37 @@ with job(snakemake) as run:
         steps=max(8, config.train.steps),
     )
     prompts, per_set = training_prompts(examples, config.train.prompts_per_set), config.train.prompts_per_set
-    group = [*prompts[::per_set], *prompts[1::per_set]][: config.train.groups_per_step]
+    # Of every set the first, then of every set the second, and so on.
+    mixed = [prompt for i in range(per_set) for prompt in prompts[i::per_set]]
+    size = config.train.groups_per_step
+    groups = [mixed[size * i : size * (i + 1)] for i in range(CAPTUM_STEPS)]
 
-    def rolled_out(policy: Path) -> tuple[Any, Any, list[ToolTurn]]:
+    def rolled_out(policy: Path) -> tuple[Any, Any, list[list[ToolTurn]]]:
         model, processor = load_model(policy, device=config.device)
-        calls = sample_calls(
-            model,
-            processor,
-            group,
-            rollouts=config.train.group_size,
-            temperature=config.train.temperature,
-            turn_tokens=config.evaluation.turn_tokens,
-            seed=0,
-        )
-        if not calls:
+        steps = []
+        for group in groups:
+            calls = sample_calls(
+                model,
+                processor,
+                group,
+                rollouts=config.train.group_size,
+                temperature=config.train.temperature,
+                turn_tokens=config.evaluation.turn_tokens,
+                seed=0,
+            )
+            steps.append(turns_of(processor, {example.example_id: example for example in group}, calls))
+        steps = [turns for turns in steps if turns]
+        if not steps:
             raise RuntimeError(f"{policy} made no call to time; train it longer (mini does)")
-        turns = turns_of(processor, {example.example_id: example for example in group}, calls)
-        return model, processor.tokenizer, turns
+        return model, processor.tokenizer, steps
 
     # Late in training a group's rollouts repeat one another, and a call that was made twice is attributed once.
     trained = against_captum(*rolled_out(Path(snakemake.input.trained).parent), config.attribution, repeats=5)
-    model, tokenizer, turns = rolled_out(start.parent)
-    captum = against_captum(model, tokenizer, turns, config.attribution, repeats=5)
+    model, tokenizer, called = rolled_out(start.parent)
+    captum = against_captum(model, tokenizer, called, config.attribution, repeats=5)
     # As long as real tool definitions make a prompt; mini's is one token.
-    long_captum = against_captum(model, tokenizer, lengthened(turns, LONG_PROMPT), config.attribution, repeats=3)
+    turns = called[0]
+    long_captum = against_captum(model, tokenizer, [lengthened(turns, LONG_PROMPT)], config.attribution, repeats=3)
     rows = scaling(model, tokenizer, turns, config.attribution, repeats=5)
     cache = TeacherCache(cache_directory)
     keys = cache.prompts[: len(turns)]

@@ -74,13 +74,13 @@ class AttributionConfig:
 
     method: Literal["integrated_gradients", "shapley", "attention"] = "integrated_gradients"
     """shapley: exact over the four blocks by 16 forward passes, another quantity. attention: a control."""
-    points: Count = 6
+    points: Count = 7
     """Points on the path from baseline to input."""
     quadrature: Quadrature = "graded"
     """Where the points lie: in the middle of cells that narrow towards the baseline, where models bend most, or of
     equal cells, of which mini needs a tenth more. Gauss–Legendre's err by twice as much, and none is kept when a row
     is refined."""
-    tolerance: Positive = 0.08
+    tolerance: Positive = 0.12
     """What a rule of midpoints may miss of the change in log-probability between two neighbouring points, as a share of
     the whole change; where it misses more, one point is added between them. With Gauss–Legendre: what it may miss of
     the whole before a row gets three times as many points."""

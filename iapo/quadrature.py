@@ -11,7 +11,7 @@ from torch import Tensor
 
 from iapo.config_method import Quadrature
 
-_GRADE = 1.25
+_GRADE = 1.15
 """Cell borders of the graded rule lie at (j / points) to this power."""
 
 

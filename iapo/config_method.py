@@ -15,6 +15,7 @@ from iapo.config_sources import SETTINGS, Count, Positive, Rate
 Baseline = Literal["pad_image_mean", "pad", "mean_embedding", "zero", "flat_image"]
 """Start of the path: pad embedding for text with the image's mean token; pad everywhere; the vocabulary's
 mean with the image's mean token; zero everywhere; pad with the features of a grey image."""
+
 Quadrature = Literal["graded", "midpoint", "gauss_legendre"]
 """Points along the path: midpoints of graded cells, of equal ones, or Gauss–Legendre's."""
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from iapo.config_method import Quadrature
 
 _GRADE = 1.15
-"""Cell borders of the graded rule lie at (j / points) to this power."""
+"""Cell borders of the graded rule lie at (j / points) to this power. Of 1, 1.15, 1.25 and 1.4 the one with the smallest
+error at 7 points, over five policies of mini."""
 
 
 def nodes(points: int, quadrature: Quadrature, device: torch.device | None = None) -> tuple[Tensor, Tensor]:

@@ -399,3 +399,16 @@ def test_a_prompt_of_eight_thousand_tokens_fits(
 def test_what_stands_for_a_block(aggregation: Any, expected: list[float]) -> None:
     signed, l1 = torch.tensor([6.0, -2.0]), torch.tensor([8.0, 4.0])
     assert block_magnitudes(signed, l1, torch.tensor([2, 1]), aggregation).tolist() == expected
+
+
+def test_turns_without_a_target_get_zeros(trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]) -> None:
+    batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
+    whole = attribute(trained_looking, batch, config=BLOCKS_ALONE)
+    some = batch["target_mask"].clone()
+    some[1:4] = False
+    found = attribute(trained_looking, {**batch, "target_mask": some}, config=BLOCKS_ALONE)
+    nothing = torch.zeros_like(whole.signed)
+    assert torch.equal(found.signed[1:4], nothing[1:4]) and torch.equal(found.log_p[1:4], nothing[1:4, 0])
+    assert torch.allclose(found.signed[[0, 4, 5]], whole.signed[[0, 4, 5]], atol=1e-6)
+    none = attribute(trained_looking, {**batch, "target_mask": torch.zeros_like(some)}, config=BLOCKS_ALONE)
+    assert torch.equal(none.signed, nothing) and torch.equal(none.residual, nothing[:, 0])

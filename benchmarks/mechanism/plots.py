@@ -18,6 +18,8 @@ def draw(records: pd.DataFrame, metrics: pd.DataFrame, compared: pd.DataFrame, p
     _shares(axes[0, 1], records)
     _spread(axes[1, 0], metrics, "std", "standard deviation within groups")
     _spread(axes[1, 1], metrics, "share", "share in the advantage")
+    # One for both, where it hides no line.
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save_figure(figure, path)
 
 
@@ -59,4 +61,3 @@ def _spread(axis: Axes, metrics: pd.DataFrame, suffix: str, what: str) -> None:
             mean = rows.groupby("step")[column].mean().rolling(3, min_periods=1).mean()
             axis.plot(mean.index, mean, label=f"{name}: {part.replace('_', ' ')}")
     axis.set(xlabel="step", ylabel=what, title=f"Reward parts: {what}")
-    axis.legend(fontsize=8)

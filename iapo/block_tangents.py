@@ -174,11 +174,11 @@ def behind_prompts(
         normed = _norm(layer.input_layernorm, x, at)
         own = _memory(layer.self_attn, normed, rotation, at)
         query = _rotated(_heads(layer.self_attn, "q_proj", normed, at), rotation)
-        added = _attention(layer.self_attn, query, at, own, prompt, hidden).to(x.dtype)
+        added = _attention(layer.self_attn, query, at, own, prompt, hidden)
         added[:, : x.shape[1]] += x
         x, at = added, moving
         if layer is not text.layers[-1]:
-            x = _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x, at), at).to(x.dtype).add_(x)
+            x = _mlp(layer.mlp, _norm(layer.post_attention_layernorm, x, at), at).add_(x)
     return x[:, :length], x[:, length:].unflatten(1, (blocks, length))
 
 

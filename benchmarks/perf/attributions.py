@@ -17,7 +17,6 @@ from iapo.attribution import attribute
 from iapo.config import AttributionConfig
 from iapo.embedding_path import embedding_path, target_log_probability
 from iapo.turns import PromptInputs, ToolTurn, calls_batch, distinct_turns
-from iapo.types import BlockAttribution
 
 Row = dict[str, Any]
 _CAPTUM_STEPS = (4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48)
@@ -41,8 +40,7 @@ def against_captum(
     rollouts = [turn for turns in steps for turn in turns]
 
     def ours(settings: AttributionConfig) -> Tensor:
-        found = [_as_trained(model, tokenizer, turns, settings).signed for turns in steps]
-        return torch.cat([sums[distinct_turns(turns)[1]] for sums, turns in zip(found, steps, strict=True)])
+        return torch.cat([_as_trained(model, tokenizer, turns, settings) for turns in steps])
 
     def theirs(points: int) -> Tensor:
         return torch.stack([captum_sums(model, tokenizer, turn, config, points) for turn in rollouts])
@@ -68,10 +66,10 @@ def against_captum(
     }
 
 
-def _as_trained(model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig) -> BlockAttribution:
-    """What a training step asks for: the block sums of the distinct turns."""
-    batch = calls_batch(distinct_turns(turns)[0], tokenizer, model.device)
-    return attribute(model, batch, config=config)
+def _as_trained(model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig) -> Tensor:
+    """Block sums of a step's turns, [turns, K], as training has them: equal turns attributed once."""
+    distinct, place = distinct_turns(turns)
+    return attribute(model, calls_batch(distinct, tokenizer, model.device), config=config).signed[place]
 
 
 def captum_sums(model: Any, tokenizer: Any, turn: ToolTurn, config: AttributionConfig, steps: int) -> Tensor:

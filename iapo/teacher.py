@@ -20,7 +20,7 @@ from iapo.config import AttributionConfig, Config, TeacherConfig
 from iapo.progress import Progress
 from iapo.prompts import prompt_messages
 from iapo.rollout import EncodedPrompt, encode_prompt, generate_turn
-from iapo.teacher_cache import CacheRow, TeacherCache, prompt_key
+from iapo.teacher_cache import CacheRow, TeacherCache, digest, prompt_key
 from iapo.tools import canonical, parse_turn, render_call, tools_for
 from iapo.turns import ToolTurn, calls_batch, example_inputs
 from iapo.types import BlockAttribution, Example, ToolCall
@@ -129,8 +129,9 @@ class TeacherPass:
         ]
 
     def _sampled_candidates(self, chunk: Sequence[_Prompt]) -> list[list[Candidate]]:
-        # Seeded by content, so that a resumed or extended pass samples what an undisturbed one would.
-        torch.manual_seed(int(chunk[0].key[:8], 16) + self._settings.train_seed)
+        # Seeded by the prompt, so that a resumed or extended pass samples what an undisturbed one would; and not by its
+        # key, so that caches which differ in the attribution alone hold the same calls.
+        torch.manual_seed(int(digest(chunk[0].example.example_id.encode())[:8], 16) + self._settings.train_seed)
         rounds = [self._texts(chunk, None)]
         rounds += [self._texts(chunk, self._temperature) for _ in range(self._settings.sampled_calls)]
         return [

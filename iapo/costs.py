@@ -41,6 +41,17 @@ _LOGIT_TILE = 4096 * 32768 * 2
 """Of TRL's fused head, which never holds all logits of a completion."""
 _LOGIT_BYTES = 10
 """Of a logit that attribution reads: in bfloat16, in float32, and its gradient."""
+_LOGITS_TOGETHER = 2**26
+"""That attribution by tangents reads at a time, as ``iapo.shared_blocks``."""
+_TANGENTS: dict[Arithmetic, tuple[int, int, int]] = {
+    "bfloat16": (7, 11, 4),
+    "mixed": (7, 21, 8),
+    "float32": (13, 23, 8),
+}
+"""Bytes that attribution by tangents holds for a token or tangent: × MLP width and × hidden width in the layer at hand,
+× width of the keys in every layer. Measured with torch's memory tracker."""
+_STREAMS = 5
+"""A call's tokens, and a tangent of each of the four blocks through all of them."""
 _TOKEN_SECONDS = 0.03
 """Least time of one decoded token in transformers: launching its kernels."""
 
@@ -69,6 +80,12 @@ class Lengths:
     def attributed(self) -> int:
         """What one point of an attribution passes through the model: prompt and first turn."""
         return self.prompt + self.turn
+
+    @property
+    def moving(self) -> int:
+        """Tokens of a prompt and tangents of its blocks, each from its first token on: the tools' from the start, the
+        image's from behind them, those of the few words that follow not counted."""
+        return 2 * self.prompt + self.image
 
     @property
     def patches(self) -> int:
@@ -132,7 +149,8 @@ def training_memory(
     head = _LOGIT_TILE + (0 if hardware.lora_rank else 4 * size.vocabulary * size.hidden)
     peaks = [saved + head]
     if attribution is not None:
-        peaks.append(attribution_bytes(size, attribution, longest, arithmetic))
+        shared = hardware.strategy != "fsdp2"
+        peaks.append(attribution_bytes(size, attribution, longest, arithmetic, shared=shared))
     if settings.rollouts == "transformers":
         peaks.append(rollouts * longest.sequence * _kv_bytes(size))
     needed = _OVERHEAD + beside + training_states(size, hardware, settings.kl_beta > 0) + copy + _FRAGMENTS * max(peaks)
@@ -158,12 +176,34 @@ def training_states(size: ModelSize, hardware: HardwareConfig, reference: bool) 
     return (16 + reduced + (4 if reference else 0)) * all_weights
 
 
-def attribution_bytes(size: ModelSize, config: AttributionConfig, longest: Lengths, arithmetic: Arithmetic) -> float:
-    """What one forward and backward pass of attribution holds beside the weights; its activations are all kept."""
+def attribution_bytes(
+    size: ModelSize, config: AttributionConfig, longest: Lengths, arithmetic: Arithmetic, *, shared: bool
+) -> float:
+    """What one pass of attribution holds beside the weights.
+
+    Args:
+        size: of the attributing model.
+        config: how.
+        longest: of a call with its prompt.
+        arithmetic: of the pass.
+        shared: whether the calls of a prompt share its pass, as they cannot where processes share the weights.
+    """
+    if shared and _by_tangents(config):
+        points = max(1, config.tokens_per_forward // longest.prompt)
+        columns = points * (longest.moving + _STREAMS * longest.turn)
+        mlp, hidden, kv = _TANGENTS[arithmetic]
+        of_column = mlp * size.mlp + hidden * size.hidden + size.layers * kv * size.kv_width
+        return columns * of_column + _LOGIT_BYTES * min(_LOGITS_TOGETHER, points * longest.turn * size.vocabulary)
+    # A forward and a backward pass, whose activations are all kept.
     tokens = max(config.tokens_per_forward, min(longest.attributed, config.most_tokens))
     rows = max(1, tokens // longest.attributed)
     logits = _LOGIT_BYTES * rows * longest.turn * size.vocabulary
     return saved_activations(size, arithmetic, tokens) + logits
+
+
+def _by_tangents(config: AttributionConfig) -> bool:
+    """Whether calls that share a prompt are attributed by a tangent a block and not by backward passes."""
+    return config.method == "integrated_gradients" and config.blocks == "prit" and not config.magnitudes
 
 
 def running_memory(models: Sequence[ModelSize], hardware: HardwareConfig, dynamic: float) -> float:
@@ -208,21 +248,27 @@ def update_flops(size: ModelSize, rollouts: float, lengths: Lengths, passes: int
 def attribution_flops(
     size: ModelSize, config: AttributionConfig, calls: float, lengths: Lengths, prompts: float | None = None
 ) -> float:
-    """Of the attribution of some calls. Backward passes go to the embeddings alone, so they cost as much as forward.
+    """Of the attribution of some calls. Backward passes go to the embeddings alone and so cost as much as forward ones;
+    a tangent costs as much as a token.
 
     Args:
         size: of the attributing model.
         config: how.
         calls: distinct ones.
         lengths: of each, with its prompt.
-        prompts: whose forward pass their calls share; None where every call brings its own, as it must where
-            processes share the weights.
+        prompts: whose pass their calls share; None where every call brings its own, as it must where processes share
+            the weights.
     """
     own = calls * lengths.attributed
     if config.method != "integrated_gradients":
         return (2 * 16 if config.method == "shapley" else 2) * size.language * own
-    forward = own if prompts is None else prompts * lengths.prompt + calls * lengths.turn
-    return 2 * config.points * size.language * (forward + own)
+    if prompts is None:
+        tokens = 2 * own
+    elif _by_tangents(config):
+        tokens = prompts * lengths.moving + _STREAMS * calls * lengths.turn
+    else:
+        tokens = prompts * lengths.prompt + calls * lengths.turn + own
+    return 2 * config.points * size.language * tokens
 
 
 def generation_seconds(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.audit.planted import planted_model, planted_share, random_prompts
-from iapo import attribution, block_tangents
+from iapo import attribution, block_tangents, shared_blocks
 from iapo.alignment import block_magnitudes, distribution
 from iapo.attribution import attribute
 from iapo.config import AttributionConfig
@@ -88,6 +88,9 @@ def test_tangents_of_the_blocks_change_nothing(
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu", target)
     # Few scores at a time, so that queries are taken in several turns too.
     monkeypatch.setattr(block_tangents, "_SCORES_TOGETHER", 40 * budget)
+    # And few logits: seven targets' for the smallest budget.
+    vocabulary = trained_looking.config.text_config.vocab_size
+    monkeypatch.setattr(shared_blocks, "_LOGITS_TOGETHER", vocabulary * budget // 9)
     shared = attribute(trained_looking, batch, config=replace(settings, magnitudes=False))
     apart = attribute(trained_looking, alone(batch), config=settings)
     assert shared.l1.isnan().all() and apart.signed.abs().max() > 1

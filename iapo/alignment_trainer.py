@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from iapo.alignment import BLOCKS, distribution, divergence
 from iapo.attribution import Agree, attribute
 from iapo.block_sums import Sums, aggregated, attributed_sums, cached_sums
 from iapo.config import AlignmentConfig, AttributionConfig
+from iapo.sharding import is_sharded
 from iapo.teacher_cache import HIT_KINDS, CacheHit, TeacherCache
 from iapo.trainer import FigureTrainer
 from iapo.turns import ToolTurn, TurnMixin, calls_batch, distinct_turns
@@ -121,7 +121,9 @@ class AttributionMixin(TurnMixin):
         shown = distinct or [min(self.tool_turns, key=lambda turn: turn.length)]
         target = self._attribution.target if distinct else "turn"
         batch = calls_batch(shown, self._tokenizer, self.accelerator.device, target)
-        result = attribute(self.policy, batch, config=self._attribution, agree=agree)
+        # The model's own forward pass, which accelerate puts under autocast, is not what attribution calls.
+        with self.accelerator.autocast():
+            result = attribute(self.policy, batch, config=self._attribution, agree=agree)
         if not distinct:
             return None
         self._log_attribution(distinct, result)
@@ -129,8 +131,7 @@ class AttributionMixin(TurnMixin):
 
     def _agree(self) -> Agree | None:
         deepspeed = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        sharded = any(isinstance(module, FSDPModule) for module in self.model.modules())  # type: ignore[union-attr]
-        if not sharded and (deepspeed is None or deepspeed.zero_stage != 3):
+        if not is_sharded(self.model) and (deepspeed is None or deepspeed.zero_stage != 3):
             return None
 
         def most(count: int) -> int:

@@ -26,7 +26,9 @@ from iapo.block_tangents import has_tangents
 from iapo.config import AttributionConfig
 from iapo.control_variate import completed, moments
 from iapo.embedding_path import EmbeddingPath, check_image_tokens, embedding_path, target_log_probability
+from iapo.precision import full_precision, lowered
 from iapo.quadrature import nodes, points_between, stretch_errors
+from iapo.sharding import gathered_decoder, is_sharded
 from iapo.shared_blocks import SharedBlocks
 from iapo.shared_prefix import SharedTokens
 from iapo.shared_prompts import SharedRows, shared_prompts
@@ -65,8 +67,8 @@ def attribute(
             0 P, 1 R, 2 I, 3 T or those of a finer partition, -1 none (template, target, padding).
         config: what is computed, how exactly, and how many tokens one forward pass holds.
         differentiable: keep the graph, so that the sums can be part of a loss; no row is refined.
-        agree: the largest of a count over all processes. Needed where parameters are sharded (FSDP, ZeRO-3):
-            every process must run the same number of forward passes.
+        agree: the largest of a count over all processes. Needed where parameters are sharded (FSDP, ZeRO-3): every
+            process must come here, and run the same number of forward passes where each of them gathers weights.
 
     Returns:
         Block sums in nats, float64, on the model's device. A row without target tokens is all zeros, its
@@ -86,11 +88,12 @@ def attribute(
             return _attention(model, path, config, blocks)
         per_block = not config.magnitudes and blocks == len(BLOCKS)
         rows = _rows(model, path, batch, config, differentiable, agree, per_block=per_block)
-        # What the blocks are made to add up to, so in full precision under autocast too.
-        with torch.autocast(model.device.type, enabled=False):
-            ends = rows.log_probability(torch.tensor([0.0, 1.0]))
-        log_p, delta = ends[1], ends[1] - ends[0]
-        found, residual = _integrate(rows, ends, config, refine=not differentiable, agree=agree)
+        with _weights_at_hand(model, rows):
+            # What the blocks are made to add up to, so in full precision under autocast too.
+            with full_precision(model.device):
+                ends = rows.log_probability(torch.tensor([0.0, 1.0]))
+            log_p, delta = ends[1], ends[1] - ends[0]
+            found, residual = _integrate(rows, ends, config, refine=not differentiable)
         # Not in a loss: the known sum carries no gradient.
         sums = completed(found, delta) if config.control_variate and not differentiable else found[0]
     if isinstance(rows, SharedBlocks):
@@ -117,16 +120,31 @@ def _rows(
     per_block: bool,
 ) -> SeparateRows | SharedRows:
     """How the rows pass the model: prompts shared where the batch says which, and nothing forbids it."""
-    if "prompt_rows" in batch and not differentiable and agree is None:
+    by_tangents = per_block and has_tangents(model)
+    # Passes that share prompts differ in number between processes: not where each of them gathers weights again.
+    allowed = agree is None or (by_tangents and is_sharded(model))
+    prompts = None
+    if "prompt_rows" in batch and not differentiable and allowed:
         prompts = shared_prompts(path, batch["prompt_rows"], batch["turn_lengths"])
-        if prompts is not None:
-            shared = SharedBlocks if per_block and has_tangents(model) else SharedTokens
-            return shared(model, path, prompts, config.tokens_per_forward)
-    return SeparateRows(model, path, config, differentiable, agree)
+    if (agree or int)(int(prompts is None)):
+        return SeparateRows(model, path, config, differentiable, agree)
+    assert prompts is not None
+    shared = SharedBlocks if by_tangents else SharedTokens
+    return shared(model, path, prompts, config.tokens_per_forward)
+
+
+@contextmanager
+def _weights_at_hand(model: Any, rows: SeparateRows | SharedRows) -> Iterator[None]:
+    """Tangents read the layers' weights and not their modules: all of them are gathered once, products lowered here."""
+    if isinstance(rows, SharedBlocks):
+        with gathered_decoder(model), lowered(model):
+            yield
+    else:
+        yield
 
 
 def _integrate(
-    rows: SeparateRows | SharedRows, ends: Tensor, config: AttributionConfig, *, refine: bool, agree: Agree | None
+    rows: SeparateRows | SharedRows, ends: Tensor, config: AttributionConfig, *, refine: bool
 ) -> tuple[Tensor, Tensor]:
     """Moments of tokens [2, B, L] or blocks [2, B, K], and residuals [B], after more points where they are missed.
 
@@ -135,7 +153,6 @@ def _integrate(
         ends: [2, B] log-probability at the path's start and end.
         config: the points.
         refine: whether points may be added.
-        agree: as in :func:`attribute`.
     """
     delta = ends[1] - ends[0]
     places, weights = nodes(config.points, config.quadrature, delta.device)
@@ -143,7 +160,7 @@ def _integrate(
     found = moments(products, weights)
     if refine:
         added, kept, gained = _more_points(config, torch.cat([ends[:1], log_p, ends[1:]]), products.sum(-1), weights)
-        if (agree or int)(int((~added.isnan()).sum())):
+        if rows.most(int((~added.isnan()).sum())):
             if added.isnan().all():
                 # A process that misses nothing keeps step with the others.
                 added[0, 0] = 0.5
@@ -189,6 +206,10 @@ class SeparateRows:
         self._model, self._path, self._config = model, path, config
         self._differentiable, self._agree = differentiable, agree
 
+    def most(self, count: int) -> int:
+        """The largest such count of all processes, which must run as many passes as each other."""
+        return count if self._agree is None else self._agree(count)
+
     def along(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of every row's target, and gradient · difference of its tokens, at its own points.
 
@@ -203,7 +224,7 @@ class SeparateRows:
         products = torch.zeros(*alphas.shape, path.ids_BL.shape[1], dtype=torch.float64, device=path.ids_BL.device)
         point, row = (~alphas.isnan()).nonzero(as_tuple=True)
         with torch.enable_grad():
-            for some, counts in _in_step(self.chunks(row), self._agree):
+            for some, counts in _in_step(self.chunks(row), self.most):
                 rows = path.rows(row[some])
                 value, part = self._gradient_dot_difference(rows, alphas[point[some], row[some]])
                 if counts:
@@ -224,7 +245,7 @@ class SeparateRows:
         """[B] float64, of every row's target on these embeddings."""
         path = self._path
         values = torch.zeros(len(path), dtype=torch.float64, device=path.ids_BL.device)
-        for rows, counts in _in_step(self.chunks(torch.arange(len(path), device=values.device)), self._agree):
+        for rows, counts in _in_step(self.chunks(torch.arange(len(path), device=values.device)), self.most):
             log_p = target_log_probability(self._model, path.rows(rows), embeddings_BLD[rows, slice(*path.span(rows))])
             if counts:
                 values[rows] = log_p
@@ -255,10 +276,10 @@ class SeparateRows:
         return chunks
 
 
-def _in_step(jobs: Sequence[_Job], agree: Agree | None) -> Iterator[tuple[_Job, bool]]:
+def _in_step(jobs: Sequence[_Job], agree: Agree) -> Iterator[tuple[_Job, bool]]:
     """The jobs; where another process has more of them, the last one again, which does not count."""
     # Counted first: a process that is through with its jobs must not ask while another is in a forward pass.
-    most = len(jobs) if agree is None else agree(len(jobs))
+    most = agree(len(jobs))
     for job in jobs:
         yield job, True
     for _ in range(most - len(jobs)):

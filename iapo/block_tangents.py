@@ -25,7 +25,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import repeat_kv
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel, repeat_kv
+
+from iapo.precision import exact_products, full_precision, in_precision_of, passed
 
 _Hidden = Callable[[int, int], Tensor]
 """First and end of some queries → what is added to their scores of all tokens up to the last of them: 0, or -inf at
@@ -107,7 +109,7 @@ class LayerMemory:
 def has_tangents(model: Any) -> bool:
     """Whether the model's decoder is the one that is written out here: full attention in every layer."""
     text: Any = getattr(getattr(model, "model", None), "language_model", None)
-    return type(text).__name__ == "Qwen2_5_VLTextModel" and set(text.config.layer_types) == {"full_attention"}
+    return isinstance(text, Qwen2_5_VLTextModel) and set(text.config.layer_types or []) == {"full_attention"}
 
 
 @torch.no_grad()
@@ -128,7 +130,8 @@ def prompt_memory(
         One memory a layer.
     """
     x = embeddings_NMD
-    rotation = _rotation(text.rotary_emb(x, positions_3NL), at)
+    with exact_products():
+        rotation = _rotation(text.rotary_emb(x, positions_3NL), at)
     memories: list[LayerMemory] = []
     # The same in every layer, where all queries go together.
     hidden = lru_cache(1)(partial(_hidden, mask_NL))
@@ -167,7 +170,8 @@ def behind_prompts(
     moving = Columns(length, (0,) * blocks)
     # The prompt moves them from the first attention on.
     x, at = embeddings_NLD, Columns(length)
-    turned = text.rotary_emb(x, positions_3NL)
+    with exact_products():
+        turned = text.rotary_emb(x, positions_3NL)
     of_tokens, of_all = _rotation(turned, at), _rotation(turned, moving)
     for layer, prompt in zip(text.layers, prompts, strict=True):
         rotation = of_all if at is moving else of_tokens
@@ -208,7 +212,7 @@ def _rotated(values: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 
 def _memory(attention: Any, normed: Tensor, rotation: tuple[Tensor, Tensor], at: Columns) -> LayerMemory:
     # In full precision under autocast too: all that follows rests on it, and a layer's other products are far larger.
-    with torch.autocast(normed.device.type, enabled=False):
+    with full_precision(normed.device):
         keys = _rotated(_heads(attention, "k_proj", normed, at), rotation)
         return LayerMemory(keys, _heads(attention, "v_proj", normed, at).contiguous(), at)
 
@@ -216,13 +220,13 @@ def _memory(attention: Any, normed: Tensor, rotation: tuple[Tensor, Tensor], at:
 def _linear(layer: nn.Module, x: Tensor, at: Columns) -> Tensor:
     """Tangents pass without the bias."""
     if isinstance(layer, nn.Linear):
-        out = functional.linear(x, layer.weight)
+        out = functional.linear(x, in_precision_of(x, layer.weight))
         if layer.bias is not None:
             at.tokens(out).add_(layer.bias)
         return out
     # An adapter around a linear layer is affine too.
-    out = layer(x)
-    out[:, at.length :] -= layer(torch.zeros_like(x[:1, :1]))
+    out = passed(layer, x)
+    out[:, at.length :] -= passed(layer, torch.zeros_like(x[:1, :1]))
     return out
 
 

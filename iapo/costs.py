@@ -149,8 +149,9 @@ def training_memory(
     head = _LOGIT_TILE + (0 if hardware.lora_rank else 4 * size.vocabulary * size.hidden)
     peaks = [saved + head]
     if attribution is not None:
-        shared = hardware.strategy != "fsdp2"
-        peaks.append(attribution_bytes(size, attribution, longest, arithmetic, shared=shared))
+        # Every process gathers the decoder for it.
+        gathered = 2 * size.parameters if hardware.strategy == "fsdp2" and _by_tangents(attribution) else 0
+        peaks.append(attribution_bytes(size, attribution, longest, arithmetic) + gathered)
     if settings.rollouts == "transformers":
         peaks.append(rollouts * longest.sequence * _kv_bytes(size))
     needed = _OVERHEAD + beside + training_states(size, hardware, settings.kl_beta > 0) + copy + _FRAGMENTS * max(peaks)
@@ -176,19 +177,9 @@ def training_states(size: ModelSize, hardware: HardwareConfig, reference: bool) 
     return (16 + reduced + (4 if reference else 0)) * all_weights
 
 
-def attribution_bytes(
-    size: ModelSize, config: AttributionConfig, longest: Lengths, arithmetic: Arithmetic, *, shared: bool
-) -> float:
-    """What one pass of attribution holds beside the weights.
-
-    Args:
-        size: of the attributing model.
-        config: how.
-        longest: of a call with its prompt.
-        arithmetic: of the pass.
-        shared: whether the calls of a prompt share its pass, as they cannot where processes share the weights.
-    """
-    if shared and _by_tangents(config):
+def attribution_bytes(size: ModelSize, config: AttributionConfig, longest: Lengths, arithmetic: Arithmetic) -> float:
+    """What one pass of attribution holds beside the weights."""
+    if _by_tangents(config):
         points = max(1, config.tokens_per_forward // longest.prompt)
         columns = points * (longest.moving + _STREAMS * longest.turn)
         mlp, hidden, kv = _TANGENTS[arithmetic]
@@ -256,8 +247,7 @@ def attribution_flops(
         config: how.
         calls: distinct ones.
         lengths: of each, with its prompt.
-        prompts: whose pass their calls share; None where every call brings its own, as it must where processes share
-            the weights.
+        prompts: whose pass their calls share; None where every call brings its own.
     """
     own = calls * lengths.attributed
     if config.method != "integrated_gradients":
@@ -309,7 +299,9 @@ def step_seconds(
     if attribution is not None:
         # Every second call of a group is another's equal.
         calls = rollouts / 2 * attributed_share
-        prompts = None if hardware.strategy == "fsdp2" else settings.groups_per_step * attributed_share
+        # Where processes shard the weights, backward passes keep step by one call a row.
+        apart = hardware.strategy == "fsdp2" and not _by_tangents(attribution)
+        prompts = None if apart else settings.groups_per_step * attributed_share
         flops += attribution_flops(size, attribution, calls, typical, prompts)
     return generation + flops / (hardware.processes * hardware.tflops * 1e12)
 

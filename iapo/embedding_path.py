@@ -6,17 +6,16 @@ Shapes: B rows, L tokens, D channels.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 from torch.nn import functional
 
 from iapo.config_method import Baseline
+from iapo.sharding import gathered_root
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def embedding_path(model: Any, batch: Mapping[str, Tensor], baseline: Baseline) 
     """
     ids = batch["input_ids"]
     is_image = (ids == model.config.image_token_id)[..., None]
-    with _root_parameters(model):
+    with gathered_root(model):
         inputs = model.get_input_embeddings()(ids).float()
         start = _text_baseline(model, baseline).expand_as(inputs)
         if (grid := batch.get("image_grid_thw")) is not None:
@@ -180,24 +179,6 @@ def _pad_token(model: Any) -> int:
         if isinstance(config.pad_token_id, int):
             return config.pad_token_id
     raise ValueError("the model names no pad token; set `pad_token_id` in its configuration")
-
-
-@contextmanager
-def _root_parameters(model: Any) -> Iterator[None]:
-    """Gather what FSDP2 shards at the root: embeddings are read here outside the model's own forward pass."""
-    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    outer = [module for module in sharded if module is model or _holds_embeddings(module, model)]
-    for module in outer:
-        module.unshard()
-    try:
-        yield
-    finally:
-        for module in outer:
-            module.reshard()
-
-
-def _holds_embeddings(module: Any, model: Any) -> bool:
-    return any(each is model.get_input_embeddings() or each is model.model.visual for each in module.modules())
 
 
 def check_image_tokens(tokens: int, features: int) -> None:

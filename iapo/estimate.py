@@ -296,10 +296,7 @@ class _Reckoning:
     def _attributing_memory(self, models: Sequence[_Model]) -> float:
         config, precision = self._config.teacher_attribution, self._hardware.precision
         turn_tokens = self._config.train.turn_tokens
-        peaks = [
-            attribution_bytes(model.size, config, model.longest(turn_tokens), precision, shared=True)
-            for model in models
-        ]
+        peaks = [attribution_bytes(model.size, config, model.longest(turn_tokens), precision) for model in models]
         return running_memory([model.size for model in models], self._hardware, max(peaks))
 
     def _disk_bytes(self) -> float:

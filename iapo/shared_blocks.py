@@ -20,6 +20,7 @@ from iapo.alignment import BLOCKS
 from iapo.block_tangents import Columns, behind_prompts, prompt_memory
 from iapo.call_trees import CallTree, CallTrees, call_trees
 from iapo.embedding_path import EmbeddingPath
+from iapo.precision import full_precision, passed
 from iapo.shared_prompts import PathPoints, PromptBatch, SharedPrompt, SharedRows
 
 _LOGITS_TOGETHER = 2**26
@@ -73,7 +74,7 @@ def _moving(
     directions = batch.difference_SPD[:, at.token] * own[..., None]
     memories = prompt_memory(
         text,
-        torch.cat([batch.at(points), directions[of_point]], 1).to(model.dtype),
+        torch.cat([batch.at(points), directions[of_point]], 1),
         batch.positions_3SP[:, of_point],
         batch.mask_SP[of_point],
         at,
@@ -83,11 +84,11 @@ def _moving(
     point, target = trees.members.any(1)[of_point].nonzero(as_tuple=True)
     asked_at = trees.asked_at[of_point[point], target]
     # In full precision under autocast too: it is short beside the prompt, and most of the rounding comes from here.
-    with torch.autocast(of_point.device.type, enabled=False):
+    with full_precision(of_point.device):
         streams, d_streams = behind_prompts(
             text,
             memories,
-            path.inputs_BLD[trees.row_of, trees.column_of].to(model.dtype)[of_point],
+            path.inputs_BLD[trees.row_of, trees.column_of][of_point],
             path.positions_3BL[:, trees.row_of, trees.column_of][:, of_point],
             torch.cat([of_prompt, trees.seen], 2)[of_point],
         )
@@ -117,8 +118,8 @@ def _asked_together(model: Any, streams_TD: Tensor, ids_T: Tensor, moving: bool)
     layer = model.model.language_model.layers[-1]
     with torch.set_grad_enabled(moving):
         inputs = streams_TD.detach().requires_grad_(moving)
-        outputs = inputs + layer.mlp(layer.post_attention_layernorm(inputs))
-        logits = model.lm_head(model.model.language_model.norm(outputs))
+        outputs = inputs + passed(layer.mlp, passed(layer.post_attention_layernorm, inputs))
+        logits = passed(model.lm_head, passed(model.model.language_model.norm, outputs))
         loss = functional.cross_entropy(logits.float(), ids_T, reduction="none")
         gradient = torch.autograd.grad(-loss.sum(), inputs)[0] if moving else torch.zeros_like(inputs)
     return -loss.detach(), gradient

@@ -105,6 +105,10 @@ class SharedRows(ABC):
     def _values(self, prompts: Sequence[SharedPrompt], at: PathPoints) -> Tensor:
         """The log-probability alone."""
 
+    def most(self, count: int) -> int:
+        """The count itself: a process passes its prompts by itself."""
+        return count
+
     def along(self, alphas: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of every row's target, and gradient · difference of its parts, at its points.
 

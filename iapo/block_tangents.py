@@ -130,7 +130,7 @@ def prompt_memory(
         One memory a layer.
     """
     x = embeddings_NMD
-    with exact_products():
+    with exact_products(x.device):
         rotation = _rotation(text.rotary_emb(x, positions_3NL), at)
     memories: list[LayerMemory] = []
     # The same in every layer, where all queries go together.
@@ -170,7 +170,7 @@ def behind_prompts(
     moving = Columns(length, (0,) * blocks)
     # The prompt moves them from the first attention on.
     x, at = embeddings_NLD, Columns(length)
-    with exact_products():
+    with exact_products(x.device):
         turned = text.rotary_emb(x, positions_3NL)
     of_tokens, of_all = _rotation(turned, at), _rotation(turned, moving)
     for layer, prompt in zip(text.layers, prompts, strict=True):

@@ -33,9 +33,10 @@ _Hidden = Callable[[int, int], Tensor]
 """First and end of some queries → what is added to their scores of all tokens up to the last of them: 0, or -inf at
 what they do not see."""
 
-_SCORES_TOGETHER = 2**20
-"""Attention scores held at a time, numbers: 4 MB in fp32, which a core keeps at hand: at 1,500 tokens 64 MB take three
-times as long. Longer prompts take their queries in several turns."""
+_SCORES_TOGETHER = {"cpu": 2**20, "cuda": 2**26}
+"""Attention scores held at a time, numbers; longer prompts take their queries in several turns. 4 MB in fp32 a core
+keeps at hand: at 1,500 tokens 64 MB take three times as long. A GPU would start a hundred small kernels
+in place of a large one."""
 
 
 @dataclass(frozen=True)
@@ -280,7 +281,8 @@ def _attention(
     to = at if past is None else Columns(at.length, (0,) * len(earlier))
     q, own_tangents = at.tokens(query, 2), [list(at.tangents(each, 2)) for each in (query, own.keys, own.values)]
     mixed = q.new_empty(*q.shape[:2], to.length + len(to.token), q.shape[3])
-    together = max(1, _SCORES_TOGETHER // (q.shape[0] * q.shape[1] * keys.shape[2]))
+    most = _SCORES_TOGETHER.get(q.device.type, _SCORES_TOGETHER["cuda"])
+    together = max(1, most // (q.shape[0] * q.shape[1] * keys.shape[2]))
     for first in range(0, at.length, together):
         end = min(first + together, at.length)
         seen_keys, seen_values = keys[:, :, : before + end], values[:, :, : before + end]

@@ -43,6 +43,8 @@ _LOGIT_BYTES = 10
 """Of a logit that attribution reads: in bfloat16, in float32, and its gradient."""
 _LOGITS_TOGETHER = 2**26
 """That attribution by tangents reads at a time, as ``iapo.shared_blocks``."""
+_SCORE_BYTES = 4 * 4 * 2**26
+"""Of the attention scores that a GPU holds at a time there, and three more of their size, in float32."""
 _TANGENTS: dict[Arithmetic, tuple[int, int, int]] = {
     "bfloat16": (7, 11, 4),
     "mixed": (7, 21, 8),
@@ -184,7 +186,8 @@ def attribution_bytes(size: ModelSize, config: AttributionConfig, longest: Lengt
         columns = points * (longest.moving + _STREAMS * longest.turn)
         mlp, hidden, kv = _TANGENTS[arithmetic]
         of_column = mlp * size.mlp + hidden * size.hidden + size.layers * kv * size.kv_width
-        return columns * of_column + _LOGIT_BYTES * min(_LOGITS_TOGETHER, points * longest.turn * size.vocabulary)
+        logits = min(_LOGITS_TOGETHER, points * longest.turn * size.vocabulary)
+        return columns * of_column + _SCORE_BYTES + _LOGIT_BYTES * logits
     # A forward and a backward pass, whose activations are all kept.
     tokens = max(config.tokens_per_forward, min(longest.attributed, config.most_tokens))
     rows = max(1, tokens // longest.attributed)

@@ -87,7 +87,7 @@ def test_tangents_of_the_blocks_change_nothing(
     settings = AttributionConfig(points=3, tolerance=tolerance, tokens_per_forward=budget, magnitudes=True)
     batch = calls_batch(turns, tiny[1].tokenizer, "cpu", target)
     # Few scores at a time, so that queries are taken in several turns too.
-    monkeypatch.setattr(block_tangents, "_SCORES_TOGETHER", 40 * budget)
+    monkeypatch.setitem(block_tangents._SCORES_TOGETHER, "cpu", 40 * budget)
     # And few logits: seven targets' for the smallest budget.
     vocabulary = trained_looking.config.text_config.vocab_size
     monkeypatch.setattr(shared_blocks, "_LOGITS_TOGETHER", vocabulary * budget // 9)

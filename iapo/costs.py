@@ -45,13 +45,11 @@ _LOGITS_TOGETHER = 2**26
 """That attribution by tangents reads at a time, as ``iapo.shared_blocks``."""
 _SCORE_BYTES = 4 * 4 * 2**26
 """Of the attention scores that a GPU holds at a time there, and three more of their size, in float32."""
-_TANGENTS: dict[Arithmetic, tuple[int, int, int]] = {
-    "bfloat16": (7, 11, 4),
-    "mixed": (7, 21, 8),
-    "float32": (13, 23, 8),
-}
-"""Bytes that attribution by tangents holds for a token or tangent: × MLP width and × hidden width in the layer at hand,
-× width of the keys in every layer. Measured with torch's memory tracker."""
+_TANGENTS = {True: (7, 21), False: (13, 23)}
+"""Whether products are in bfloat16 → bytes that attribution by tangents holds for a token or tangent in the layer at
+hand: × MLP width and × hidden width. Measured with torch's memory tracker."""
+_MEMORY = 8
+"""Bytes of keys and values, which keep float32: × their width, in every layer."""
 _STREAMS = 5
 """A call's tokens, and a tangent of each of the four blocks through all of them."""
 _TOKEN_SECONDS = 0.03
@@ -184,8 +182,8 @@ def attribution_bytes(size: ModelSize, config: AttributionConfig, longest: Lengt
     if _by_tangents(config):
         points = max(1, config.tokens_per_forward // longest.prompt)
         columns = points * (longest.moving + _STREAMS * longest.turn)
-        mlp, hidden, kv = _TANGENTS[arithmetic]
-        of_column = mlp * size.mlp + hidden * size.hidden + size.layers * kv * size.kv_width
+        mlp, hidden = _TANGENTS[arithmetic != "float32"]
+        of_column = mlp * size.mlp + hidden * size.hidden + size.layers * _MEMORY * size.kv_width
         logits = min(_LOGITS_TOGETHER, points * longest.turn * size.vocabulary)
         return columns * of_column + _SCORE_BYTES + _LOGIT_BYTES * logits
     # A forward and a backward pass, whose activations are all kept.

@@ -147,10 +147,10 @@ def test_what_tangents_hold_is_what_the_real_layers_do(arithmetic: Any, weights:
         tokens = longest.prompt
         at = Columns(tokens, (tokens, tokens, tokens - longest.image, 0))
         assert tokens + len(at.token) == longest.moving
-        streams, positions = torch.randn(1, longest.moving, shape.hidden, dtype=weights), torch.arange(tokens)
+        streams, positions = torch.randn(1, longest.moving, shape.hidden), torch.arange(tokens)
         tracker = MemTracker()
         tracker.track_external(model, streams)
-        with tracker, torch.autocast("cpu", torch.bfloat16, enabled=arithmetic == "mixed"):
+        with tracker, torch.autocast("cpu", torch.bfloat16, enabled=arithmetic != "float32"):
             prompt_memory(
                 model.model.language_model, streams, positions.expand(3, 1, -1), torch.ones(1, tokens).long(), at
             )

@@ -90,7 +90,7 @@ def attribute(
         rows = _rows(model, path, batch, config, differentiable, agree, per_block=per_block)
         with _weights_at_hand(model, rows):
             # What the blocks are made to add up to, so in full precision under autocast too.
-            with full_precision(model.device):
+            with full_precision(model.device, tensor_cores=isinstance(rows, SharedBlocks)):
                 ends = rows.log_probability(torch.tensor([0.0, 1.0]))
             log_p, delta = ends[1], ends[1] - ends[0]
             found, residual = _integrate(rows, ends, config, refine=not differentiable)

@@ -25,10 +25,15 @@ def lowered(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
+def full_precision(device: torch.device, *, tensor_cores: bool = True) -> Iterator[None]:
     """No autocast. Where it was on, a GPU keeps its tensor cores: TF32 has 8 times bfloat16's precision and half its
-    speed; an H100 without them is 8 times slower. Rounded to TF32 on a CPU, mini's shares move by .0005."""
-    fast = torch.is_autocast_enabled(device.type)
+    speed; an H100 without them is 8 times slower. Rounded to TF32 on a CPU, mini's shares move by .0005.
+
+    Args:
+        device: of the products.
+        tensor_cores: not where positions are turned inside without :func:`exact_products`.
+    """
+    fast = tensor_cores and torch.is_autocast_enabled(device.type)
     with _products(device, "tf32") if fast else nullcontext(), torch.autocast(device.type, enabled=False):
         yield
 

@@ -18,6 +18,8 @@ def test_a_gpu_keeps_its_tensor_cores_but_for_positions(monkeypatch: pytest.Monk
     with full_precision(GPU):
         assert PRODUCTS.fp32_precision == before
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: True)
+    with full_precision(GPU, tensor_cores=False):
+        assert PRODUCTS.fp32_precision == before
     with full_precision(GPU):
         assert PRODUCTS.fp32_precision == "tf32"
         with exact_products(GPU):

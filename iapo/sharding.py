@@ -32,8 +32,7 @@ def gathered_decoder(model: Any) -> Iterator[None]:
     Args:
         model: as above.
     """
-    of_tower = set(model.model.visual.modules())
-    with _gathered(model, lambda module: module not in of_tower):
+    with _gathered(model, lambda module: all(module is not each for each in model.model.visual.modules())):
         yield
 
 

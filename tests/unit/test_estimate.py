@@ -12,7 +12,7 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from baselines import METHODS
-from iapo import costs, shared_blocks
+from iapo import block_tangents, costs, shared_blocks
 from iapo.block_tangents import Columns, prompt_memory
 from iapo.config import Config, load_config
 from iapo.config_method import AttributionConfig
@@ -162,6 +162,7 @@ def test_what_tangents_hold_is_what_the_real_layers_do(arithmetic: Any, weights:
     short, long = Lengths(400, 0, 0), Lengths(1000, 0, 0)
     assert 0.8 < (held(long) - held(short)) / (reckoned(long) - reckoned(short)) <= 1
     assert costs._LOGITS_TOGETHER == shared_blocks._LOGITS_TOGETHER
+    assert 4 * 4 * block_tangents._SCORES_TOGETHER["cuda"] == costs._SCORE_BYTES
 
 
 def test_states_are_those_of_the_zero_paper() -> None:

@@ -52,6 +52,8 @@ rehearsal: $(INSTALLED)
 	$(BIN)/python -m benchmarks.rehearsal hub --configfile $(REHEARSED)
 	$(BIN)/snakemake results/table.csv --workflow-profile profiles/rehearsal --cores all
 	$(BIN)/python -m benchmarks.rehearsal verdict --configfile $(REHEARSED)
+	@echo "The real run, by the same rules:"
+	$(BIN)/python -m baselines.estimate --configfile $(firstword $(REHEARSED))
 
 ablations: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/mini/tables/ablations.md
@@ -88,4 +90,5 @@ lock: $(INSTALLED)
 	$(BIN)/uv pip compile pyproject.toml --extra dev -c .venv/gpu.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
 
 config: $(INSTALLED)
-	$(BIN)/python -m iapo.config_reference
+	$(BIN)/python -m iapo.config.reference
+	$(BIN)/python -m baselines.estimate --guide

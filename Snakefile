@@ -23,6 +23,11 @@ include: "workflow/rules/audit.smk"
 include: "workflow/rules/mechanism.smk"
 
 
+if workflow.is_main_process:
+    keep_facts()
+    restore_metadata(RESULTS)
+
+
 rule all:
     default_target: True
     input:

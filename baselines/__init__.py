@@ -1,11 +1,12 @@
 """The compared methods. Each file holds only what differs: its reward terms and settings.
 
-To add one, write a file with a :class:`iapo.methods.Method` and name it in :data:`METHODS`.
+To add one, write a file with a :class:`iapo.config.method_registry.Method` and name it in :data:`METHODS`.
 """
 
 from baselines import call_bonus, exact_match, iapo_alignment, torl, trm, vtool_r1
 from baselines.controls import CONTROLS
-from iapo.methods import Method
+from baselines.reference_penalties import REFERENCE_PENALTIES
+from iapo.config.method_registry import Method
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -18,6 +19,7 @@ METHODS: dict[str, Method] = {
         call_bonus.METHOD,
         iapo_alignment.METHOD,
         *CONTROLS,
+        *REFERENCE_PENALTIES,
     )
 }
 """Name → method, in the order of the tables."""

@@ -4,8 +4,8 @@ What a reward for calling at all achieves: IAPO with a bounded penalty for missi
 """
 
 from baselines.vtool_r1 import outcome
-from iapo.methods import Method, RewardTerm
-from iapo.tool_rewards import executed_call_bonus
+from iapo.config.method_registry import Method, RewardTerm
+from iapo.rewards.tool_use import executed_call_bonus
 
 METHOD = Method(
     name="call_bonus",

@@ -1,8 +1,8 @@
 """Exact match: a reward for the annotated call, with the outcome and alone."""
 
 from baselines.vtool_r1 import outcome
-from iapo.methods import Method, RewardTerm
-from iapo.tool_rewards import exact_match_reward
+from iapo.config.method_registry import Method, RewardTerm
+from iapo.rewards.tool_use import exact_match_reward
 
 METHOD = Method(
     name="exact_match",
@@ -16,4 +16,5 @@ ALONE = Method(
     rewards=METHOD.rewards,
     # Weight 0 rather than no term: the outcome stays in the log.
     settings={"train": {"outcome_weight": 0.0}},
+    reads=("rewards.exact_match",),
 )

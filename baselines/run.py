@@ -5,28 +5,25 @@
 
 from __future__ import annotations
 
+import logging
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from baselines import METHODS
-from iapo.checkpoints import claim, clean, metrics_file
-from iapo.config import OVERRIDES, Config, load_config
-from iapo.config_method import TrainConfig
-from iapo.data.hints import with_hint_rate
+from iapo.artifacts.files import atomic_write, exclusive, sha256_file
+from iapo.config.declared import Settings, declared_config
+from iapo.config.schema import Config, load_config
+from iapo.data.mini_world.hints import with_hint_rate
 from iapo.data.store import read_split
-from iapo.launch import launch
-from iapo.methods import resolve
-from iapo.provenance import atomic_write, sha256_file
+from iapo.jobs.launch import launch
+from iapo.training.checkpoints import clean, metrics_file, reset_if_stale
 from iapo.types import TEST_SETS, Example
-
-Stage = Literal["method", "teacher", "student"]
-"""A method's training, the teacher's, or the student's first stage, which all methods start from."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -34,24 +31,25 @@ class TrainingJob:
     """What :func:`run_job` needs to know."""
 
     method: str
-    """Name of a method or a variant; the other stages train ``vtool_r1``."""
-    stage: Stage
+    """Key of ``baselines.METHODS``."""
+    name: str
+    """What the run is called in logs and tables: the method's name or a variant's."""
     seed: int
     """Of the rollouts and the order of prompts."""
+    settings: Settings
+    """Declared settings that decide what the run comes to; ``train`` is the run's own, be it a teacher's."""
     config: dict[str, Any]
-    """Of the run, as a config file has it."""
+    """The whole configuration, read for the settings that rerun nothing alone."""
     data: Path
     """Folder of the data's manifest."""
     start: Path
     """Pretrained directory of the policy to improve."""
-    work: Path
+    run_dir: Path
     """Checkpoints and the growing metrics file; survives a killed run."""
     output: Path
     """Gets the trained policy, whole or not at all."""
-    weight: float | None = None
-    """What was chosen for the method's weight on the dev split."""
-    steps: int | None = None
-    """In place of the configured ones, for a trial."""
+    hint_rate: float | None = None
+    """Shortcut world: how often the hint is right in the training questions; None leaves them as drawn."""
     cache: Path | None = None
     """The teacher's cache, for methods that use one."""
     teacher: Path | None = None
@@ -71,33 +69,30 @@ def run_job(job: TrainingJob) -> list[dict[str, float]]:
     Returns:
         One row of figures per step.
     """
-    claim_work(job)
-    clean(job.work)
-    config = load_config(job.config)
-    if config.hardware.processes == 1:
-        _train(job, config)
-    else:
-        description = job.work / "job.json"
-        with atomic_write(description) as partial:
-            partial.write_bytes(_JOB.dump_json(job, indent=1))
-        launch("baselines.run", description, config)
-    return metrics_file(job.work).rows()
+    with exclusive(job.run_dir):
+        reset_run_dir(job)
+        clean(job.run_dir)
+        config = _config(job)
+        if config.hardware.processes == 1:
+            _train(job, config)
+        else:
+            description = job.run_dir / "job.json"
+            with atomic_write(description) as tmp:
+                tmp.write_bytes(_JOB.dump_json(job, indent=1))
+            launch("baselines.run", description, config)
+        return metrics_file(job.run_dir).rows()
 
 
-def claim_work(job: TrainingJob) -> None:
-    """Empty the work folder unless it is of the same settings, data, models and code."""
-    method, config = resolve(job.method, load_config(job.config), METHODS, job.weight)
-    sections = [*OVERRIDES, *(["verifier"] if method.uses_verifier else []), *(["teacher"] * (job.stage == "teacher"))]
+def reset_run_dir(job: TrainingJob) -> None:
+    """Empty the run's folder unless it is of the same settings, hardware, data, models and code."""
     folders = {"data": job.data, "start": job.start, "cache": job.cache, "teacher": job.teacher}
-    claim(
-        job.work,
+    reset_if_stale(
+        job.run_dir,
         {
             "method": job.method,
-            "stage": job.stage,
             "seed": job.seed,
-            "weight": job.weight,
-            "settings": {name: asdict(getattr(config, name)) for name in sections},
-            "train": asdict(_settings(job, config)),
+            "settings": job.settings,
+            "hint_rate": job.hint_rate,
             "inputs": {name: _contents(folder) for name, folder in folders.items() if folder},
             "code": job.code,
         },
@@ -110,39 +105,30 @@ def _contents(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for kind in kinds for path in sorted(folder.glob(kind))}
 
 
-def _train(job: TrainingJob, run_config: Config) -> None:
-    # Seconds of imports, which a job that only launches other processes need not wait for.
-    from iapo.train import train
+def _config(job: TrainingJob) -> Config:
+    return declared_config(job.settings, load_config(job.config))
 
-    method, config = resolve(job.method, run_config, METHODS, job.weight)
+
+def _train(job: TrainingJob, config: Config) -> None:
+    # Seconds of imports, which a job that only launches other processes need not wait for.
+    from iapo.training.run import train
+    from iapo.training.trainer import Sources
+
     train(
-        method,
+        replace(METHODS[job.method], name=job.name),
         config,
-        _settings(job, config),
-        _examples(job, config),
+        _examples(job),
         start=job.start,
-        work=job.work,
+        run_dir=job.run_dir,
         output=job.output,
         seed=job.seed,
-        cache=job.cache,
-        teacher=job.teacher,
-        replies=job.replies,
+        sources=Sources(cache=job.cache, teacher=job.teacher, replies=job.replies),
     )
 
 
-def _settings(job: TrainingJob, config: Config) -> TrainConfig:
-    settings = {"method": config.train, "teacher": config.teacher.train, "student": config.student.first_stage}
-    chosen = settings[job.stage]
-    if chosen is None:
-        raise ValueError("student.first_stage: found none; the configuration has no first stage to train")
-    return replace(chosen, steps=job.steps) if job.steps else chosen
-
-
-def _examples(job: TrainingJob, config: Config) -> list[Example]:
+def _examples(job: TrainingJob) -> list[Example]:
     drawn = _train_split(job.data)
-    if job.stage == "teacher" and config.data.hint_rate is not None:
-        return with_hint_rate(drawn, config.teacher.train_hint_rate, job.seed)
-    return drawn
+    return drawn if job.hint_rate is None else with_hint_rate(drawn, job.hint_rate, job.seed)
 
 
 @lru_cache(maxsize=1)
@@ -152,5 +138,7 @@ def _train_split(data: Path) -> list[Example]:
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("iapo").setLevel(logging.INFO)
     described = _JOB.validate_json(Path(sys.argv[1]).read_bytes())
-    _train(described, load_config(described.config))
+    _train(described, _config(described))

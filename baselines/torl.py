@@ -1,8 +1,8 @@
 """ToRL (arXiv 2503.23383): the outcome, minus a penalty where the tool call fails."""
 
 from baselines.vtool_r1 import outcome
-from iapo.methods import Method, RewardTerm
-from iapo.tool_rewards import failed_call_penalty
+from iapo.config.method_registry import Method, RewardTerm
+from iapo.rewards.tool_use import failed_call_penalty
 
 METHOD = Method(
     name="torl",

@@ -1,1 +1,1 @@
-"""What is measured and how it is summarised: lmms-eval tasks and model, records, statistics, tables."""
+"""Evaluation and reporting: the lmms-eval model and tasks, per-item records, statistics, tables and figures."""

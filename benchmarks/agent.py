@@ -1,28 +1,28 @@
-"""The policy as an lmms-eval model: two turns with the training environment's tools, greedy, batched.
+"""The policy as an lmms-eval model: batched greedy two-turn rollouts with the training environment's tools.
 
-Installed, it answers to ``lmms-eval eval --model iapo --model_args pretrained=<directory>`` through the
-entry point ``lmms_eval.models``.
+Once the package is installed, ``lmms-eval eval --model iapo --model_args pretrained=<directory>`` finds it through
+the entry point ``lmms_eval.models``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
+from iapo.artifacts.progress import Progress
 from iapo.data.store import example_from_row
-from iapo.models import load_model
-from iapo.progress import Progress
-from iapo.rollout import Rollout, roll_out
-from iapo.tools import canonical
+from iapo.models.loading import load_model
+from iapo.rollout.two_turn import Rollout, roll_out
+from iapo.tools.parsing import canonical
 from iapo.types import Example
 
 
 class FigureAgent(lmms):
-    """Answers a question about a figure with at most one tool turn."""
+    """A policy that answers a question about a figure with at most one tool turn."""
 
     is_simple = False
 
@@ -33,16 +33,18 @@ class FigureAgent(lmms):
         device: str | None = "cpu",
         turn_tokens: int = 24,
         image_help: bool = True,
-        **_: Any,
+        **_: object,
     ) -> None:
-        """
+        """Load the policy.
+
         Args:
-            pretrained: directory with weights and processor.
-            batch_size: questions decoded together.
-            device: where the model runs.
-            turn_tokens: longest turn, tokens.
-            image_help: whether to answer also with the original image returned, and without tools.
-            _: lmms-eval's other standard arguments, which have no meaning here.
+            pretrained: checkpoint directory with weights and processor.
+            batch_size: number of questions decoded together.
+            device: device to run the model on.
+            turn_tokens: token limit of a turn.
+            image_help: whether to answer each question also with the original image returned by the tool, and
+                without tools.
+            _: lmms-eval's other standard arguments, which are ignored.
         """
         super().__init__()
         self.model, self.processor = load_model(Path(pretrained), device=device or "cpu")
@@ -50,8 +52,8 @@ class FigureAgent(lmms):
         self.turn_tokens = int(turn_tokens)
         self.image_help = image_help
 
-    def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """One JSON text a request: see :func:`response_text`."""
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """Return one JSON text per request, by :func:`response_text`."""
         examples = [self._example(request) for request in requests]
         responses: list[str] = []
         with Progress(len(examples), "evaluate", unit="question") as progress:
@@ -64,24 +66,24 @@ class FigureAgent(lmms):
     def _answer(self, examples: Sequence[Example]) -> list[Rollout]:
         return roll_out(self.model, self.processor, examples, turn_tokens=self.turn_tokens, image_help=self.image_help)
 
-    def _example(self, request: Any) -> Example:
+    def _example(self, request: Instance) -> Example:
         *_, doc_id, task, split = request.args
         return example_from_row(self.task_dict[task][split][doc_id])
 
-    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        """Not a measure of this benchmark; asked for only by tasks that are not ours."""
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Raise ValueError: only tasks outside this benchmark request log-likelihoods."""
         raise ValueError("the iapo model answers generate_until tasks only; choose tasks iapo_*")
 
-    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        """The tool turn happens inside ``generate_until``; asked for only by tasks that are not ours."""
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        """Raise ValueError: the tool turn is part of ``generate_until``, and only other tasks request this method."""
         raise ValueError("the iapo model answers generate_until tasks only; choose tasks iapo_*")
 
     def clean(self) -> None:
-        """Nothing to do: the base class deletes modules and collects garbage, which takes seconds."""
+        """Do nothing: the base class would delete modules and collect garbage, which is slow."""
 
 
 def response_text(rollout: Rollout) -> str:
-    """A rollout as the text that lmms-eval carries to the scorer (JSON)."""
+    """Serialise a rollout as the JSON text that lmms-eval passes to the scorer, :mod:`benchmarks.tasks.scoring`."""
     return json.dumps(
         {
             "turns": transcript(rollout),
@@ -98,14 +100,14 @@ def response_text(rollout: Rollout) -> str:
 
 
 def transcript(rollout: Rollout) -> list[str]:
-    """The assistant's turns and the tools' answers in order; an image is written ``<image>``."""
+    """Return the assistant's turns and the tools' replies in order; images are written as ``<image>``."""
     texts = iter(rollout.texts)
     return [
-        next(texts) if message["role"] == "assistant" else _shown(message["content"]) for message in rollout.messages
+        next(texts) if message["role"] == "assistant" else _as_text(message["content"]) for message in rollout.messages
     ]
 
 
-def _shown(content: Any) -> str:
+def _as_text(content: str | Sequence[Mapping[str, str]]) -> str:
     if isinstance(content, str):
         return content
     return " ".join("<image>" if part["type"] == "image" else part["text"] for part in content)

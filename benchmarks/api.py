@@ -1,6 +1,7 @@
-"""An off-the-shelf model behind an OpenAI-compatible API, asked through lmms-eval's own chat model.
+"""Evaluation of an off-the-shelf model behind an OpenAI-compatible API, through lmms-eval's own chat model.
 
-It sees the question and the figure as they are, with no tools of ours. Importing this module needs ``lmms_eval``.
+The model receives the question and the original figure, without tools. Unlike lmms-eval, a failed request is an error
+here rather than a wrong answer.
 """
 
 from __future__ import annotations
@@ -9,34 +10,36 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from lmms_eval.api.instance import GenerationResult
+from lmms_eval.api.instance import GenerationResult, Instance
 from lmms_eval.models.chat.openai import OpenAICompatible
 
 _FAILURES = ("[LMMS_EVAL_REQUEST_FAILED", "[LMMS_EVAL_BUDGET_EXCEEDED]")
-"""How lmms-eval's text begins where there was no reply; scored, it would be a wrong answer."""
-_NAMED = 3
-"""How many unanswered questions an error names."""
+"""Prefixes of the text that lmms-eval returns in place of a reply, which would be scored as a wrong answer."""
+_MAX_NAMED = 3
+"""Most unanswered questions that an error message names."""
 
 
 class ApiError(RuntimeError):
-    """The API cannot be asked, or left questions without a reply; the message names them and says what to do."""
+    """Raised when the API cannot be used or leaves questions unanswered; the message names them and what to do."""
 
 
 class ApiModel(OpenAICompatible):
-    """lmms-eval's model ``openai``, which scores a failed request as a wrong answer; here it is an error."""
+    """lmms-eval's model ``openai``, except that a failed request raises instead of counting as a wrong answer."""
 
     client: Any
 
     def __init__(self, model: str, *, timeout: float = 120, **arguments: Any) -> None:
-        """
+        """Create the client.
+
         Args:
-            model: the server's name of it.
-            timeout: longest wait for one reply, seconds; lmms-eval takes the argument and does not use it.
-            arguments: lmms-eval's other ones, e.g. ``base_url``, ``max_retries``, ``num_concurrent``. Key and address
-                come from ``OPENAI_API_KEY`` and ``OPENAI_API_BASE`` (or ``OPENAI_BASE_URL``) where they are not given.
+            model: name of the model on the server.
+            timeout: time limit of one reply, seconds; lmms-eval accepts this argument but ignores it.
+            arguments: lmms-eval's other arguments, e.g. ``base_url``, ``max_retries``, ``num_concurrent``. Key and
+                address default to the environment variables ``OPENAI_API_KEY`` and ``OPENAI_API_BASE`` (or
+                ``OPENAI_BASE_URL``).
 
         Raises:
-            ApiError: without a key.
+            ApiError: if there is no API key.
         """
         if not (arguments.get("api_key") or os.getenv("OPENAI_API_KEY")):
             raise ApiError(
@@ -46,21 +49,21 @@ class ApiModel(OpenAICompatible):
         super().__init__(model=model, **arguments)
         self.client = self.client.with_options(timeout=timeout)
 
-    def generate_until(self, requests: Sequence[Any]) -> list[GenerationResult]:
-        """One reply a request.
+    def generate_until(self, requests: Sequence[Instance]) -> list[GenerationResult]:
+        """Return one reply per request.
 
         Raises:
-            ApiError: where any question got none, with how many and the last error.
+            ApiError: if any question got no reply, with their number and the last error.
         """
-        # The first alone: a wrong key or name then costs one question, not all of them.
+        # The first request goes alone, so that a wrong key or model name fails after one question, not after all.
         return [*self._ask(requests[:1]), *self._ask(requests[1:])]
 
-    def _ask(self, requests: Sequence[Any]) -> list[GenerationResult]:
+    def _ask(self, requests: Sequence[Instance]) -> list[GenerationResult]:
         replies = super().generate_until(requests)
         failed = [i for i, reply in enumerate(replies) if _failed(reply.text)]
         if failed:
-            names = ", ".join(self._example_id(requests[i]) for i in failed[:_NAMED])
-            more = " …" if len(failed) > _NAMED else ""
+            names = ", ".join(self._example_id(requests[i]) for i in failed[:_MAX_NAMED])
+            more = " …" if len(failed) > _MAX_NAMED else ""
             raise ApiError(
                 f"{self.model_version}: found no reply to {len(failed)} of {len(requests)} questions asked "
                 f"({names}{more}), the last: {replies[failed[-1]].text or 'an empty one'}; a row with questions left "
@@ -68,11 +71,11 @@ class ApiModel(OpenAICompatible):
             )
         return replies
 
-    def _example_id(self, request: Any) -> str:
+    def _example_id(self, request: Instance) -> str:
         *_, doc_id, task, split = request.args
         return str(self.task_dict[task][split][doc_id]["example_id"])
 
 
 def _failed(text: str | None) -> bool:
-    """A refused request, or a reply without text, as of a filtered one or one that spent its tokens on thinking."""
+    """Whether a request failed or its reply has no text, e.g. since a filter or the token limit cut it off."""
     return text is None or not text.strip() or text.startswith(_FAILURES)

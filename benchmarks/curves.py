@@ -1,7 +1,7 @@
-"""Figures of a run: how training went, what the differences are, what was attributed, whether the image helped.
+"""Figures of a run: learning curves, block shares, accuracy differences, and the effect of the edited image.
 
-Every mark can be told apart without colour, in print and by the colour-blind, and text stays readable when a
-figure is set at half a page's width. A figure whose data are missing says so instead.
+Marks differ by more than colour, for print and colour-blind readers, and text stays legible when a figure is set at
+half a page's width. A figure whose data are missing states so in its place.
 """
 
 from __future__ import annotations
@@ -22,30 +22,31 @@ from matplotlib.patches import Patch
 from benchmarks.figures import save_figure
 
 _WIDTH = 7.2
-"""Inches; at half an A4 page's text width the fonts below shrink to 6 to 7 points."""
-_TEXT: Any = {
+"""Width of every figure, inches; at half an A4 page's text width the fonts below shrink to 6 to 7 points."""
+# Any, since matplotlib types the keys of its settings as literals.
+_FONT_SIZES: Any = {
     "font.size": 14,
     "axes.titlesize": 15,
     "legend.fontsize": 13,
     "xtick.labelsize": 13,
     "ytick.labelsize": 13,
 }
-_SMOOTHED = 5
-"""Steps of the moving average."""
-_MOST_BANDS = 5
-"""Methods up to which the bands over seeds can be told apart; with more the spread is drawn as bars."""
+_SMOOTHING_STEPS = 5
+"""Window of the moving average, training steps."""
+_MAX_BANDS = 5
+"""Most methods whose bands over seeds can be told apart; with more, the spread is drawn as bars."""
 _COLOURS = plt.style.library["petroff10"]["axes.prop_cycle"].by_key()["color"]
-"""Ten colours that the colour-blind can tell apart (arXiv 2107.02270)."""
-_DASHES: Sequence[Any] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
+"""Ten colours that colour-blind readers can tell apart (arXiv 2107.02270)."""
+_DASHES: Sequence[str | tuple[int, tuple[float, ...]]] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _MARKERS = "os^DvPX<>*hpd"
 
-_DYNAMICS = {
+_DYNAMICS_TITLES = {
     "rewards/outcome_reward/mean": "outcome reward",
     "tools/call_rate": "rollouts with a tool call",
     "tools/success_rate": "calls that succeed",
     "alignment/penalty": "attribution penalty",
 }
-_SHARES = {
+_SHARE_TITLES = {
     "attribution/share_P": "plain text (P)",
     "attribution/share_R": "request (R)",
     "attribution/share_I": "image (I)",
@@ -54,44 +55,44 @@ _SHARES = {
 
 
 def learning_curves(metrics: pd.DataFrame, path: Path) -> None:
-    """Outcome, tool-call rate, success rate and penalty over training, a line a method.
+    """Plot outcome reward, tool-call rate, success rate and penalty over training, one line per method.
 
     Args:
-        metrics: a row a ``method``, ``seed`` and ``step``, with the columns of ``metrics.csv``. The success rate of a
-            step without calls is left out.
-        path: of the PNG.
+        metrics: one row per ``method``, ``seed`` and ``step``, with the columns of ``metrics.csv``. Steps without
+            calls are left out of the success rate.
+        path: path of the PNG to write.
     """
     if "tools/success_rate" in metrics and "tools/call_rate" in metrics:
         called = metrics["tools/call_rate"] > 0
         metrics = metrics.assign(**{"tools/success_rate": metrics["tools/success_rate"].where(called)})
-    _over_steps(metrics, _DYNAMICS, path, missing="no training was recorded")
+    _over_steps(metrics, _DYNAMICS_TITLES, path, missing="no training was recorded")
 
 
 def block_shares(metrics: pd.DataFrame, path: Path) -> None:
-    """The blocks' shares in the call's attribution over training, for the methods that attribute.
+    """Plot each block's share in the attribution of calls over training, for the methods that attribute calls.
 
     Args:
-        metrics: as for :func:`learning_curves`; a method looks the same in both figures.
-        path: of the PNG.
+        metrics: as for :func:`learning_curves`; a method has the same colour and marker in both figures.
+        path: path of the PNG to write.
     """
-    _over_steps(metrics, _SHARES, path, missing="no method attributes its calls: there are no block shares")
+    _over_steps(metrics, _SHARE_TITLES, path, missing="no method attributes its calls: there are no block shares")
 
 
 def forest(differences: pd.DataFrame, path: Path, *, reference: str = "the reference") -> None:
-    """Differences in accuracy with their intervals, in the order given.
+    """Plot accuracy differences with their confidence intervals (a forest plot), in the order given.
 
     Args:
-        differences: ``method``, ``delta``, ``low``, ``high`` as fractions, ``verdict`` ("better", "worse", anything
-            else for no difference) and, if known, ``detectable``, the smallest difference that could have been found.
-        path: of the PNG.
-        reference: what the differences are taken against.
+        differences: columns ``method``; ``delta``, ``low``, ``high`` as fractions; ``verdict`` ("better", "worse",
+            anything else for no difference); and optionally ``detectable``, the smallest detectable difference.
+        path: path of the PNG to write.
+        reference: name of the method that the differences are against.
     """
     if differences.empty:
-        _say("no differences: no method was compared with another", path)
+        _write_placeholder("no differences: no method was compared with another", path)
         return
     points = differences.assign(**{name: 100 * differences[name] for name in ("delta", "low", "high")})
     places = np.arange(len(points))
-    with plt.rc_context(_TEXT):
+    with plt.rc_context(_FONT_SIZES):
         figure, axis = plt.subplots(figsize=(_WIDTH, 2.1 + 0.36 * len(points)), layout="constrained")
         handles: list[Artist] = []
         reach = np.abs(points[["low", "high"]].to_numpy()).max()
@@ -99,17 +100,19 @@ def forest(differences: pd.DataFrame, path: Path, *, reference: str = "the refer
             limits = 100 * points["detectable"].to_numpy()
             axis.barh(places, 2 * limits, left=-limits, height=0.8, color="0.88")
             handles.append(Patch(color="0.88", label="below the smallest detectable"))
-            # A comparison that could have found nothing has a band far wider than everything else.
+            # The band of a comparison without power is far wider than everything else and would squeeze the plot.
             reach = max([reach, *limits[limits <= 2 * reach]])
         axis.axvline(0, color="0.3", linewidth=1)
-        for verdict, look in _VERDICTS.items():
+        for verdict, line_style in _VERDICT_STYLES.items():
             of_kind = points["verdict"].where(points["verdict"].isin(["better", "worse"]), "no difference") == verdict
             rows = points[of_kind]
             delta, low, high = rows[["delta", "low", "high"]].to_numpy().T
-            axis.errorbar(delta, places[of_kind], xerr=[delta - low, high - delta], linestyle="none", capsize=4, **look)
-            handles.append(Line2D([], [], linestyle="none", label=verdict, **look))
+            axis.errorbar(
+                delta, places[of_kind], xerr=[delta - low, high - delta], linestyle="none", capsize=4, **line_style
+            )
+            handles.append(Line2D([], [], linestyle="none", label=verdict, **line_style))
         axis.set(xlim=(-1.05 * reach, 1.05 * reach), xlabel=f"accuracy points against {reference}")
-        _rows(axis, points["method"])
+        _name_rows(axis, points["method"])
         numbers = axis.twinx()
         numbers.set_ylim(axis.get_ylim())
         numbers.set_yticks(places, [f"{row.delta:+.1f}".replace("-", "−") for row in points.itertuples()])
@@ -118,7 +121,7 @@ def forest(differences: pd.DataFrame, path: Path, *, reference: str = "the refer
         save_figure(figure, path)
 
 
-_VERDICTS: Mapping[str, Mapping[str, Any]] = {
+_VERDICT_STYLES: Mapping[str, Mapping[str, Any]] = {
     "better": {"marker": "^", "color": _COLOURS[0], "markersize": 10},
     "worse": {"marker": "v", "color": _COLOURS[2], "markersize": 10},
     "no difference": {"marker": "o", "color": "0.3", "markersize": 8, "markerfacecolor": "white"},
@@ -126,31 +129,31 @@ _VERDICTS: Mapping[str, Mapping[str, Any]] = {
 
 
 def image_help(table: pd.DataFrame, path: Path) -> None:
-    """Accuracy with the tool, with the original in the edited image's place, and without tools.
+    """Plot accuracy with the edited image, with the original image returned in its place, and without tools.
 
     Args:
-        table: ``method``, ``accuracy``, ``accuracy_original``, ``accuracy_off`` as fractions, in the order shown.
-        path: of the PNG.
+        table: columns ``method``, ``accuracy``, ``accuracy_original``, ``accuracy_off`` as fractions, in plot order.
+        path: path of the PNG to write.
     """
     if table.empty:
-        _say("no evaluation with the original image and without tools (evaluation.image_help)", path)
+        _write_placeholder("no evaluation with the original image and without tools (evaluation.image_help)", path)
         return
-    with plt.rc_context(_TEXT):
+    with plt.rc_context(_FONT_SIZES):
         figure, axis = plt.subplots(figsize=(_WIDTH, 2.1 + 0.5 * len(table)), layout="constrained")
-        for i, (column, look) in enumerate(_ANSWERS.items()):
-            # Side by side, because equal accuracies would hide each other.
-            axis.plot(100 * table[column], np.arange(len(table)) + 0.24 * (i - 1), linestyle="none", **look)
+        for i, (column, line_style) in enumerate(_ANSWER_STYLES.items()):
+            # Offset vertically, since equal accuracies would hide each other.
+            axis.plot(100 * table[column], np.arange(len(table)) + 0.24 * (i - 1), linestyle="none", **line_style)
         for place in range(1, len(table)):
             axis.axhline(place - 0.5, color="0.85", linewidth=1)
         axis.set(xlabel="accuracy, %")
         axis.grid(axis="x", color="0.9")
         axis.set_axisbelow(True)
-        _rows(axis, table["method"])
+        _name_rows(axis, table["method"])
         figure.legend(loc="outside upper center", ncols=1, frameon=False)
         save_figure(figure, path)
 
 
-_ANSWERS: Mapping[str, Mapping[str, Any]] = {
+_ANSWER_STYLES: Mapping[str, Mapping[str, Any]] = {
     "accuracy": {"marker": "o", "color": _COLOURS[0], "markersize": 9, "label": "with the edited image"},
     "accuracy_original": {
         "marker": "D",
@@ -164,63 +167,68 @@ _ANSWERS: Mapping[str, Mapping[str, Any]] = {
 
 
 def _over_steps(metrics: pd.DataFrame, panels: Mapping[str, str], path: Path, *, missing: str) -> None:
-    """A panel a column that any method has, a line a method with the spread over its seeds."""
+    """One panel per column that any method has, one line per method with the spread over its seeds."""
     shown = [column for column in panels if column in metrics and metrics[column].notna().any()]
     if not shown:
-        _say(missing, path)
+        _write_placeholder(missing, path)
         return
     recorded = metrics[metrics[shown].notna().any(axis=1)]
-    # Looks follow the place among all methods, so that a method keeps its own from figure to figure.
-    looks = {name: _look(i) for i, name in enumerate(dict.fromkeys(metrics["method"]))}
-    looks = {name: looks[name] for name in dict.fromkeys(recorded["method"])}
-    crowded = len(looks) > _MOST_BANDS
+    # Styles are assigned by position among all methods, so that a method looks the same in every figure.
+    styles = {name: _style(i) for i, name in enumerate(dict.fromkeys(metrics["method"]))}
+    styles = {name: styles[name] for name in dict.fromkeys(recorded["method"])}
+    crowded = len(styles) > _MAX_BANDS
     columns = 1 if crowded else 2
-    # Characters that fit beside each other between the legend's lines.
-    legend_columns = max(1, min(3, 56 // (max(map(len, looks)) + 1)))
-    rows, legend_rows = -(-len(shown) // columns), -(-len(looks) // legend_columns)
+    # About 56 characters fit side by side in the legend.
+    legend_columns = max(1, min(3, 56 // (max(map(len, styles)) + 1)))
+    rows, legend_rows = -(-len(shown) // columns), -(-len(styles) // legend_columns)
     size = (_WIDTH, 2.9 * rows + 0.28 * legend_rows + 0.5)
-    with plt.rc_context(_TEXT):
+    with plt.rc_context(_FONT_SIZES):
         figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
         for axis, column in zip(axes.flat, shown, strict=False):
-            for i, (name, look) in enumerate(looks.items()):
-                _line(axis, recorded[recorded["method"] == name], column, look, i / len(looks), bars=crowded)
+            for i, (name, line_style) in enumerate(styles.items()):
+                _draw_line(
+                    axis, recorded[recorded["method"] == name], column, line_style, i / len(styles), bars=crowded
+                )
             axis.set(title=panels[column], xlabel="step" if column in shown[-columns:] else None)
             axis.grid(color="0.92")
         for axis in axes.flat[len(shown) :]:
             axis.remove()
         figure.legend(
-            handles=[Line2D([], [], label=name, **look) for name, look in looks.items()],
+            handles=[Line2D([], [], label=name, **line_style) for name, line_style in styles.items()],
             loc="outside lower center",
             ncols=legend_columns,
             frameon=False,
             columnspacing=1.2,
             handlelength=2.6,
-            title=f"mean over seeds, {_SMOOTHED}-step average; {'bars' if crowded else 'band'}: lowest to highest seed",
+            title=f"mean over seeds, {_SMOOTHING_STEPS}-step average; "
+            f"{'bars' if crowded else 'band'}: lowest to highest seed",
         )
         save_figure(figure, path)
 
 
-def _line(axis: Axes, rows: pd.DataFrame, column: str, look: Mapping[str, Any], phase: float, *, bars: bool) -> None:
-    """Mean over seeds; the spread as bars at the markers, or as a band.
+def _draw_line(
+    axis: Axes, rows: pd.DataFrame, column: str, line_style: Mapping[str, Any], phase: float, *, bars: bool
+) -> None:
+    """Draw the mean over seeds, with the spread as bars at the markers or as a band.
 
-    Markers at the same steps would cover each other: ``phase`` in [0, 1) shifts them.
+    ``phase`` in [0, 1) shifts the markers, so that those of different methods do not cover each other.
     """
     by_seed = rows.pivot(index="step", columns="seed", values=column).sort_index()
-    smooth = by_seed.rolling(_SMOOTHED, center=True, min_periods=1).mean()
+    smooth = by_seed.rolling(_SMOOTHING_STEPS, center=True, min_periods=1).mean()
     steps, mean = smooth.index.to_numpy(), smooth.mean(axis=1).to_numpy()
     low, high = smooth.min(axis=1).to_numpy(), smooth.max(axis=1).to_numpy()
     every = max(1, len(steps) // 4)
     start = int(phase * every)
     if bars:
         marked = slice(start, None, every)
-        axis.vlines(steps[marked], low[marked], high[marked], color=look["color"], linewidth=1.5)
+        axis.vlines(steps[marked], low[marked], high[marked], color=line_style["color"], linewidth=1.5)
     else:
-        axis.fill_between(steps, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    axis.plot(steps, mean, markevery=(start, every), **look)
+        axis.fill_between(steps, low, high, color=line_style["color"], alpha=0.15, linewidth=0)
+    axis.plot(steps, mean, markevery=(start, every), **line_style)
 
 
-def _look(i: int) -> dict[str, Any]:
-    """Colour, dashes and marker of the i-th method; the first 52 differ even without colour."""
+def _style(i: int) -> dict[str, Any]:
+    """Line style of the i-th method; the first 52 differ even without colour."""
     return {
         "color": _COLOURS[i % len(_COLOURS)],
         "linestyle": _DASHES[i % len(_DASHES)],
@@ -232,14 +240,14 @@ def _look(i: int) -> dict[str, Any]:
     }
 
 
-def _rows(axis: Axes, names: pd.Series) -> None:
-    """Names down the left, the first on top."""
+def _name_rows(axis: Axes, names: pd.Series) -> None:
+    """Write the names along the left axis, the first at the top."""
     axis.set_yticks(np.arange(len(names)), list(names))
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
 
 
-def _say(sentence: str, path: Path) -> None:
+def _write_placeholder(sentence: str, path: Path) -> None:
     figure = Figure(figsize=(_WIDTH, 1.2))
-    figure.text(0.5, 0.5, sentence, ha="center", va="center", wrap=True, fontsize=_TEXT["font.size"])
+    figure.text(0.5, 0.5, sentence, ha="center", va="center", wrap=True, fontsize=_FONT_SIZES["font.size"])
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""The entry point by which lmms-eval finds the model ``iapo``."""
+"""The entry point through which lmms-eval finds the model ``iapo``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def manifest() -> ModelManifest:
-    """What lmms-eval registers. Imports late: lmms-eval calls this while it is itself being imported."""
+    """Return the manifest of the model. Imports late, since lmms-eval calls this while it is being imported itself."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
     return ModelManifest(model_id="iapo", chat_class_path="benchmarks.agent.FigureAgent")

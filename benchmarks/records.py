@@ -1,16 +1,19 @@
-"""Per-item evaluation records: what one policy did with one question."""
+"""Per-item evaluation records: one row for one policy's answer to one question, stored as parquet.
+
+Every table and figure is computed from these records and the training metrics alone.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from iapo.provenance import atomic_write
+from iapo.artifacts.files import atomic_write
 
 SCHEMA = pa.schema(
     [
@@ -19,43 +22,66 @@ SCHEMA = pa.schema(
         ("test_set", pa.string()),
         ("example_id", pa.string()),
         ("figure_id", pa.string()),
-        # JSON list: the assistant's turns and the tools' answers.
+        # JSON list of the assistant's turns and the tools' replies.
         ("turns", pa.string()),
-        # Canonical JSON of the first valid call; null where there was none.
+        # Canonical JSON of the first valid call; null without one.
         ("call", pa.string()),
-        # Extracted answer; null where none was given.
+        # Extracted answer; null where none was found.
         ("answer", pa.string()),
         ("gold", pa.string()),
         ("score", pa.float64()),
-        # The same where the tool hands back the original image, and without tools; null where not asked.
+        # The same when the tool returns the original image, and without tools; null where not evaluated.
         ("answer_original", pa.string()),
         ("score_original", pa.float64()),
         ("answer_off", pa.string()),
         ("score_off", pa.float64()),
-        # A call was attempted, well formed or not; every call of the turn was carried out.
+        # Whether a call was attempted, well formed or not; whether every call of the turn was executed.
         ("called", pa.bool_()),
         ("call_ok", pa.bool_()),
+        # Whether a turn reached the token limit.
         ("truncated", pa.bool_()),
     ]
 )
 
 
+class ItemRecord(TypedDict):
+    """One row of :data:`SCHEMA`."""
+
+    method: str
+    seed: int
+    test_set: str
+    example_id: str
+    figure_id: str
+    turns: str
+    call: str | None
+    answer: str | None
+    gold: str
+    score: float
+    answer_original: str | None
+    score_original: float | None
+    answer_off: str | None
+    score_off: float | None
+    called: bool
+    call_ok: bool
+    truncated: bool
+
+
 class RecordsError(ValueError):
-    """Records cannot be compared; the message names the file, method and items."""
+    """Raised for missing or incomplete records; the message names the file, method and items."""
 
 
-def write_records(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """Write one policy's records, whole or not at all."""
+def write_records(path: Path, records: Sequence[ItemRecord]) -> None:
+    """Write one policy's records atomically."""
     table = pa.Table.from_pylist(list(records), schema=SCHEMA)
-    with atomic_write(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+    with atomic_write(path) as tmp:
+        pq.write_table(table, tmp, compression="zstd")
 
 
 def read_run(path: Path) -> pd.DataFrame:
-    """One file's records, unchecked but for their columns.
+    """Return the records of one file; only the presence of columns and rows is checked.
 
     Raises:
-        RecordsError: for a missing file or column, or no records.
+        RecordsError: for a missing file or column, or a file without records.
     """
     if not path.exists():
         raise RecordsError(f"{path} not found; evaluate this policy first (rule evaluate_policy)")

@@ -1,4 +1,8 @@
-"""What a profile's folder holds, found by its layout: records, metrics, run records, and what is missing."""
+"""Reading of a profile's results folder: evaluation records, training metrics, run records, and what is missing.
+
+Anything missing or inconsistent becomes a *fault* of the cells that need it, so that the other cells of a table can
+still be computed.
+"""
 
 from __future__ import annotations
 
@@ -6,80 +10,85 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
 from benchmarks.records import RecordsError, read_run
 from benchmarks.stats import Scores
-from iapo.config import Config, load_config
+from iapo.config.schema import Config, load_config
 from iapo.types import TEST_SETS
 
 NO_TOOLS = "_no_tools"
-"""Suffix of the row of an off-the-shelf policy with its tools switched off."""
-_NAMED = 3
-"""How many missing items a fault names."""
+"""Suffix of the table row for an off-the-shelf policy evaluated without tools."""
+_MAX_NAMED = 3
+"""Most missing items that a fault names."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Results:
-    """Everything that tables and figures are made from."""
+    """The records and metrics that all tables and figures are computed from.
+
+    Shapes: S seeds, N items.
+    """
 
     folder: Path
     config: Config
     records: pd.DataFrame
-    """One row a (method, seed, test_set, example_id), columns as in :mod:`benchmarks.records`."""
+    """One row per (method, seed, test_set, example_id), columns as in :mod:`benchmarks.records`."""
     metrics: pd.DataFrame
-    """One row a (method, seed, step) of training."""
+    """One row per (method, seed, step) of training."""
     faults: dict[tuple[str, str], str]
-    """(method, test set) → why its cell cannot be computed."""
-    _kept: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
-    """What was cut out of the records before: every comparison asks for the same few pieces."""
+    """(method, test set) → reason why the cell cannot be computed."""
+    _selections: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
+    """Selections made before: every comparison needs the same few."""
 
     @property
     def rows(self) -> list[str]:
-        """Methods and policies in the order of the tables."""
+        """Names of the tables' rows in order: off-the-shelf policies, then the methods."""
         off_the_shelf = []
         for policy in self.config.reference_policies:
-            # The trained teacher is no off-the-shelf model, and an API is asked as it is.
+            # Neither the trained teacher nor a model behind an API has a row without tools.
             with_off = self.config.evaluation.image_help and policy.endswith("untrained")
             off_the_shelf += [policy, policy + NO_TOOLS] if with_off else [policy]
         return [*off_the_shelf, *self.config.methods]
 
     @property
     def sets(self) -> list[str]:
-        """The run's test sets in the paper's order."""
+        """The run's test sets, in the paper's order."""
         return [name for name in TEST_SETS if name in self.config.test_sets]
 
     def of(self, row: str, test_set: str) -> pd.DataFrame:
-        """The records behind a row of the table; ``score`` is the one without tools where the row says so."""
-        return self._keep(("of", row, test_set), lambda: self._cut(row, test_set))
+        """Return the records of a table row on one test set; ``score`` is the one without tools for a row named so."""
+        return self._cached(("of", row, test_set), lambda: self._select(row, test_set))
 
     def scores(self, row: str, test_set: str, column: str = "score") -> Scores:
-        """[S, N] scores of a row that has no fault here, items by name."""
+        """Return the scores [S, N] of a row without faults on this test set, items sorted by id."""
 
         def pivoted() -> Scores:
             rows = self.of(row, test_set)
             return rows.pivot(index="seed", columns="example_id", values=column).to_numpy(np.float64)
 
-        return self._keep((column, row, test_set), pivoted)
+        return self._cached((column, row, test_set), pivoted)
 
     def clusters(self, row: str, test_set: str) -> list[str]:
-        """[N] the figure of each item, in the order of :meth:`scores`."""
+        """Return the figure id of each item [N], in the order of :meth:`scores`: items of one figure form a cluster."""
 
         def figures() -> list[str]:
             items = self.of(row, test_set)[["example_id", "figure_id"]].drop_duplicates("example_id")
             return list(items.sort_values("example_id")["figure_id"])
 
-        return self._keep(("figures", row, test_set), figures)
+        return self._cached(("figures", row, test_set), figures)
 
-    def _keep(self, key: tuple[str, ...], make: Callable[[], Any]) -> Any:
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
+    def _cached(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        if key not in self._selections:
+            self._selections[key] = make()
+        return self._selections[key]
 
-    def _cut(self, row: str, test_set: str) -> pd.DataFrame:
+    def _select(self, row: str, test_set: str) -> pd.DataFrame:
         method = row.removesuffix(NO_TOOLS)
         here = self.records[(self.records["method"] == method) & (self.records["test_set"] == test_set)]
         if row == method:
@@ -87,28 +96,31 @@ class Results:
         return here.assign(score=here["score_off"], called=False, call_ok=False)
 
     def fault(self, row: str, sets: Sequence[str]) -> str | None:
-        """The first reason why a row cannot be computed on these sets; None where it can."""
+        """Return the first reason why a row cannot be computed on these test sets; None if it can."""
         found = (self.faults.get((row.removesuffix(NO_TOOLS), name)) for name in sets)
         return next((fault for fault in found if fault), None)
 
 
 def records_path(folder: Path, method: str, seed: int) -> Path:
-    """Where the evaluation of one run lies."""
+    """Return the path of one run's evaluation records."""
     return folder / f"eval/{method}/seed{seed}/records.parquet"
 
 
 def metrics_path(folder: Path, method: str, seed: int) -> Path:
-    """Where the training metrics of one run lie."""
+    """Return the path of one run's training metrics."""
     return folder / f"train/{method}/seed{seed}/metrics.csv"
 
 
 def load_results(folder: Path, config: Config, runs: Sequence[tuple[str, int]] | None = None) -> Results:
-    """Read a profile's folder. Nothing that is missing stops it: it is named in ``faults``.
+    """Read a profile's results folder; missing or incomplete evaluations become ``faults``.
 
     Args:
         folder: ``results/<profile>``.
-        config: of the run.
-        runs: which (method, seed) to expect; all of the table's when absent.
+        config: configuration of the profile.
+        runs: the expected runs (method, seed); those of the main table if None.
+
+    Raises:
+        RecordsError: if no expected run has records.
     """
     expected = config.evaluated_runs if runs is None else runs
     frames: list[pd.DataFrame] = []
@@ -128,28 +140,28 @@ def load_results(folder: Path, config: Config, runs: Sequence[tuple[str, int]] |
 def _faults(
     records: pd.DataFrame, runs: Sequence[tuple[str, int]], test_sets: Sequence[str]
 ) -> dict[tuple[str, str], str]:
-    """Runs that did not answer every question once, by (method, test set)."""
+    """Return faults for runs that did not answer every question exactly once."""
     faults: dict[tuple[str, str], str] = {}
     by_set = dict(list(records.groupby("test_set")))
     for test_set in test_sets:
         rows = by_set.get(test_set, records.iloc[:0])
-        everything = set(rows["example_id"])
+        expected_ids = set(rows["example_id"])
         for method, seed in runs:
             run = rows[(rows["method"] == method) & (rows["seed"] == seed)]
-            problem = _problem(run, everything)
+            problem = _problem(run, expected_ids)
             if problem is not None:
                 faults.setdefault((method, test_set), f"{method} seed {seed}: {problem} of {test_set}")
     return faults
 
 
-def _problem(run: pd.DataFrame, everything: set[str]) -> str | None:
-    if not everything:
+def _problem(run: pd.DataFrame, expected_ids: set[str]) -> str | None:
+    if not expected_ids:
         return "found no items"
-    missing = sorted(everything - set(run["example_id"]))
+    missing = sorted(expected_ids - set(run["example_id"]))
     if missing:
-        return f"lacks {len(missing)} of {len(everything)} items ({', '.join(missing[:_NAMED])} …)"
-    if len(run) > len(everything):
-        return f"{len(run) - len(everything)} records twice"
+        return f"lacks {len(missing)} of {len(expected_ids)} items ({', '.join(missing[:_MAX_NAMED])} …)"
+    if len(run) > len(expected_ids):
+        return f"{len(run) - len(expected_ids)} records twice"
     unscored = int(run["score"].isna().sum())
     return f"{unscored} items without a score" if unscored else None
 
@@ -163,17 +175,17 @@ def _metrics(folder: Path, runs: Sequence[tuple[str, int]]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["method", "seed", "step"])
 
 
-def run_record(path: Path) -> dict[str, Any]:
-    """The run record beside an artefact, e.g. of ``records.parquet``; empty where there is none."""
+def run_record(path: Path) -> dict[str, object]:
+    """Return the run record beside an artefact such as ``records.parquet``; empty if there is none."""
     record = path.with_suffix(".run.json")
     return dict(json.loads(record.read_text())) if record.exists() else {}
 
 
 def recorded_config(folder: Path) -> Config:
-    """The configuration that a profile's folder was last evaluated with.
+    """Return the configuration of the latest evaluation in a profile's results folder.
 
     Raises:
-        RecordsError: where no run record is found.
+        RecordsError: if the folder has no run record.
     """
     found = [*sorted(folder.glob("tables/*.run.json")), *sorted(folder.glob("eval/*/seed*/records.run.json"))]
     if not found:

@@ -1,18 +1,19 @@
-"""Intervals, tests and power for accuracies and for paired differences over items and seeds.
+"""Confidence intervals, tests and power for accuracies and for paired differences over items and seeds.
 
-Scores are arrays [S seeds, N items] in [0, 1]. The error of a difference has two parts. *Items* (clusters of items
-that share a figure) are drawn from a population: their part is the cluster-robust variance of the item differences.
-*Seeds* are training runs: their part is the variance of the runs' means, pooled over the methods. A run's mean also
-holds the chance with which this run answered these items, and so do the item differences; that share is estimated
-from the residuals of items × seeds and counted once (counted twice, intervals are a tenth too wide at three seeds,
-and more where runs hardly differ). Three seeds tell a variance badly, so everything is referred to Student's t with
-Welch–Satterthwaite degrees of freedom. ``tests/unit/test_claims.py`` holds the calibration.
+Shapes: S seeds, N items, C clusters; scores are arrays [S, N] in [0, 1].
 
-The interval is symmetric and excludes 0 just when ``p`` < 1 − level. Its variance is the closed form, to which a
-bootstrap of a mean converges; the bootstrap (clusters drawn with replacement, the seeds' part normal) widens it where
-the ``level`` quantile of the absolute deviation is above a normal variable's. That quantile is exact to second order,
-those of the two tails to first (Hall 1988). Sets of as many clusters share their resamples, so that a table draws
-them once. Everything random comes from a seeded ``numpy.random.Generator``.
+The variance of a difference has two components. *Items*, in clusters that share a figure, are sampled from a
+population: their component is the cluster-robust variance of the item differences. *Seeds* are training runs: their
+component is the variance of the runs' means, pooled over the methods. Both contain the interaction of seeds and items
+(the noise with which one run answers particular items); it is estimated from the residuals of items × seeds and counted
+once. As few seeds estimate a variance poorly, tests and intervals use Student's t with Welch–Satterthwaite degrees of
+freedom. ``tests/benchmarks/test_claims.py`` checks the calibration.
+
+The interval is symmetric and excludes 0 exactly when ``p`` < 1 − level. Its variance is in closed form, the limit of a
+bootstrap of the mean. The bootstrap itself (clusters drawn with replacement, a normal seed component) only widens it,
+where the ``level`` quantile of the absolute deviation exceeds a normal variable's; that quantile is accurate to second
+order, those of the two tails to first (Hall 1988). Test sets with equally many clusters at the same position share
+their resamples, so that a table draws them once. All randomness comes from a seeded ``numpy.random.Generator``.
 """
 
 from __future__ import annotations
@@ -28,47 +29,47 @@ from scipy.stats import binomtest, norm
 from scipy.stats import t as student
 
 Scores = NDArray[np.float64]
+"""Scores [S, N] in [0, 1]."""
 _ROUNDING = 1e-20
-"""Variances below are those of equal numbers."""
+"""Variance below which numbers count as equal up to rounding."""
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """Mean of a minus mean of b, its interval and two-sided p-value."""
+    """Difference of two means, a − b, with its confidence interval and two-sided p-value."""
 
     delta: float
     low: float
     high: float
     p: float
     standard_error: float
-    """Half the interval over t's quantile."""
+    """Half the interval's width divided by the quantile of Student's t."""
     freedom: float
-    """Effective degrees of freedom, Welch–Satterthwaite's over items and seeds."""
+    """Effective degrees of freedom over items and seeds (Welch–Satterthwaite)."""
 
     def power(self, difference: float, level: float = 0.95) -> float:
-        """Chance that a comparison like this one claims a true difference.
+        """Return the power: the probability that a comparison like this one detects a true difference.
 
-        The normal approximation with t's critical value, and the standard error freed of its bias (the root of an
-        unbiased variance is low by 1 − 1/4f). The noncentral t would count the noise of the standard error
-        twice, as this is an estimate: on average over runs of three seeds it says 51 % where 38 % are found.
+        A normal approximation with Student's critical value and a standard error corrected for bias (the root of an
+        unbiased variance is low by 1 − 1/4f); the noncentral t would count the standard error's noise twice.
 
         Args:
-            difference: in the unit of the scores (0.05 is five points of accuracy).
-            level: confidence at which a difference is claimed.
+            difference: true difference in the unit of the scores (0.05 is five points of accuracy).
+            level: confidence level of the test.
         """
         critical = float(student.ppf((1 + level) / 2, self.freedom))
         shift = abs(difference) / self._unbiased_error
         return float(norm.sf(critical - shift) + norm.cdf(-critical - shift))
 
     def detectable(self, power: float = 0.8, level: float = 0.95) -> float:
-        """The smallest true difference that a comparison like this one claims with a chance of ``power``.
+        """Return the smallest true difference that a comparison like this one detects with the given power.
 
         Args:
-            power: chance, at least one half.
-            level: confidence at which a difference is claimed.
+            power: probability of detection, in [0.5, 1).
+            level: confidence level of the test.
 
         Raises:
-            ValueError: for a power below one half or not below one.
+            ValueError: for a power outside [0.5, 1).
         """
         if not 0.5 <= power < 1:
             raise ValueError(f"found power {power}; expected at least 0.5 and below 1")
@@ -82,18 +83,18 @@ class PairedDifference:
 
 @dataclass(frozen=True)
 class MacroAverage:
-    """Unweighted mean over sets."""
+    """Unweighted mean over test sets, with its confidence interval."""
 
     mean: float
     low: float
     high: float
     standard_error: float
-    """√Σ se² / number of sets, of the items alone."""
+    """√(Σ se²) / number of sets, where each se is over the items alone."""
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Items that one method alone has right, and the exact two-sided p-value."""
+    """Numbers of items that only one of two methods answers correctly, and the exact two-sided p-value."""
 
     only_a: int
     only_b: int
@@ -101,12 +102,12 @@ class McNemar:
 
 
 def wilson(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval for a proportion.
+    """Return Wilson's score interval for a proportion.
 
     Args:
-        k: successes; may be fractional, such as a mean over seeds.
-        n: trials.
-        level: confidence.
+        k: number of successes; may be fractional, such as a mean over seeds.
+        n: number of trials.
+        level: confidence level.
 
     Raises:
         ValueError: unless 0 ≤ k ≤ n and n > 0.
@@ -124,13 +125,13 @@ def wilson(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several (Holm 1979): claims of any wrong difference stay below the level.
+    """Adjust p-values for multiple comparisons (Holm 1979), which controls the family-wise error rate.
 
     Args:
-        p_values: of one family; NaN where nothing was compared, which stays NaN and is not counted.
+        p_values: p-values of one family; NaN where nothing was compared, which stays NaN and is not counted.
 
     Returns:
-        In the order given, at least the raw ones, at most 1.
+        Adjusted p-values in the order given, at most 1.
 
     Raises:
         ValueError: for a p-value outside [0, 1].
@@ -146,18 +147,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
-    """McNemar's exact test over items.
+    """Run McNemar's exact test over items.
 
-    Seeds of one item are no further trials: an item is right where the majority of its seeds is, and an item that is
-    tied in either method counts for neither. The test speaks of these training runs, not of others: what another seed
-    would change is in :func:`paired_difference` alone.
+    Seeds are not independent trials: an item counts as correct if the majority of its seeds is, and an item tied in
+    either method is ignored. The variation between training runs enters :func:`paired_difference` alone.
 
     Args:
-        a: [S, N] scores.
-        b: [S', N] scores of the same items.
+        a: scores [S, N].
+        b: scores [S', N] of the same items.
 
     Raises:
-        ValueError: for different items or missing scores.
+        ValueError: for different numbers of items or missing scores.
     """
     first, second = _pair(a, b, "")
     right_a, right_b = first.mean(0), second.mean(0)
@@ -170,22 +170,20 @@ def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
 def verdict(
     difference: PairedDifference, p: float, *, level: float = 0.95, power: float = 0.8, comparisons: int = 1
 ) -> str:
-    """What a comparison found, in words.
+    """Return the result of a comparison in words.
 
     Args:
-        difference: of the comparison.
+        difference: the paired difference.
         p: its p-value, adjusted by :func:`holm` where it is one of several.
-        level: confidence at which a difference is claimed.
-        power: chance at which the difference that could have been found is stated.
-        comparisons: how many ``p`` was adjusted for; a difference that could have been found is one that passes
-            Holm's first and strictest step.
+        level: confidence level of the test.
+        power: power at which the smallest detectable difference is stated.
+        comparisons: number that ``p`` is adjusted for; a detectable difference passes Holm's first, strictest step.
 
     Returns:
-        "better", "worse" or "no difference found", the last with the smallest difference that could have been found
-        in points; none could where that is above 100 points.
+        "better", "worse" or "no difference found", the last with the smallest detectable difference up to 100 points.
 
     Raises:
-        ValueError: for a p-value that is missing or outside [0, 1].
+        ValueError: if the p-value is missing or outside [0, 1].
     """
     if not 0 <= p <= 1:
         raise ValueError(f"found p={p}; expected it in [0, 1]: compare first")
@@ -204,18 +202,18 @@ def paired_difference(
     seed: int = 0,
     draws: int = 4000,
 ) -> PairedDifference:
-    """How much better a is than b on the same items.
+    """Return how much better a is than b on the same items, with interval and p-value over items and seeds.
 
     Args:
-        a: [S, N] scores.
-        b: [S', N] scores; the numbers of seeds may differ (a policy without training has one).
-        clusters: [N] what an item shares with others (its figure); every item alone when absent.
-        level: confidence of the interval.
-        seed: of the bootstrap.
-        draws: resamples.
+        a: scores [S, N].
+        b: scores [S', N]; the number of seeds may differ (an untrained policy has one).
+        clusters: cluster of each item [N], such as its figure; each item is a cluster of its own if None.
+        level: confidence level of the interval.
+        seed: seed of the bootstrap.
+        draws: number of bootstrap resamples.
 
     Raises:
-        ValueError: for different items or missing scores.
+        ValueError: for different numbers of items or missing scores.
     """
     shared = None if clusters is None else {"": clusters}
     return macro_paired_difference({"": a}, {"": b}, clusters=shared, level=level, seed=seed, draws=draws)
@@ -230,18 +228,20 @@ def macro_paired_difference(
     seed: int = 0,
     draws: int = 4000,
 ) -> PairedDifference:
-    """The same for the unweighted mean over sets; a seed is one training run behind all of them.
+    """Return the paired difference of the unweighted means over test sets; a seed is one training run on all sets.
 
-    A method with one seed adds no seeds' part: its spread is unknown (a policy without training has none). Where both
-    have one, the comparison speaks of these two runs.
+    A method with one seed adds no seed component; where both have one, the result holds for these two runs only.
 
     Args:
-        a: set → [S, N] scores.
-        b: set → [S', N] scores.
-        clusters: set → [N].
-        level: confidence.
-        seed: of the bootstrap.
-        draws: resamples.
+        a: test set → scores [S, N].
+        b: test set → scores [S', N].
+        clusters: test set → cluster of each item [N].
+        level: confidence level of the interval.
+        seed: seed of the bootstrap.
+        draws: number of bootstrap resamples.
+
+    Raises:
+        ValueError: for different test sets or numbers of items, or missing scores.
     """
     if a.keys() != b.keys():
         raise ValueError(f"found sets {sorted(a)} against {sorted(b)}; expected the same")
@@ -250,7 +250,7 @@ def macro_paired_difference(
     items = sum(part.variance for part in parts) / len(parts) ** 2
     items_freedom = (items * len(parts) ** 2) ** 2 / sum(part.variance**2 / part.freedom for part in parts)
     seeds, noisy_seeds, seeds_freedom = _seed_part(list(pairs.values()), parts)
-    # What is subtracted from the seeds' part does not make it better known.
+    # Subtracting the interaction makes the seed component no more precise, so its noisy estimate sets the freedom.
     freedom = (items + seeds) ** 2 / (items**2 / items_freedom + noisy_seeds**2 / seeds_freedom)
     freedom = max(freedom, min(items_freedom, seeds_freedom))
 
@@ -272,14 +272,14 @@ def macro_average(
     seed: int = 0,
     draws: int = 4000,
 ) -> MacroAverage:
-    """Unweighted mean over sets with an interval over items and seeds.
+    """Return the unweighted mean over test sets, with an interval over items and seeds.
 
     Args:
-        scores: set → [S, N].
-        clusters: set → [N].
-        level: confidence.
-        seed: of the bootstrap.
-        draws: resamples.
+        scores: test set → scores [S, N].
+        clusters: test set → cluster of each item [N].
+        level: confidence level of the interval.
+        seed: seed of the bootstrap.
+        draws: number of bootstrap resamples.
     """
     nothing = {name: np.zeros((1, np.shape(values)[1])) for name, values in scores.items()}
     result = macro_paired_difference(scores, nothing, clusters=clusters, level=level, seed=seed, draws=draws)
@@ -309,16 +309,16 @@ def _scores(values: ArrayLike, name: str) -> Scores:
 
 @dataclass(frozen=True)
 class _ItemPart:
-    """The items' part of one set's error."""
+    """The item component of one test set's variance."""
 
     deviations: Scores
-    """[C] sum over a cluster's items of what their difference deviates from the mean."""
+    """[C] sum over a cluster's items of their difference's deviation from the mean."""
     sizes: Scores
-    """[C] items of a cluster."""
+    """[C] number of items in each cluster."""
     variance: float
     freedom: int
     seed_noise: tuple[float, float]
-    """Variance of one seed's mean that comes from its chance on these items, of a and of b."""
+    """Variance of one seed's mean due to the interaction of seeds and items, for a and for b."""
 
 
 def _item_part(first: Scores, second: Scores, clusters: Sequence[object] | None) -> _ItemPart:
@@ -332,7 +332,7 @@ def _item_part(first: Scores, second: Scores, clusters: Sequence[object] | None)
     robust = c / max(1, c - 1) / n**2
     variance, freedom = robust * float(deviations @ deviations), c - 1
     if variance < _ROUNDING:
-        # Equal differences everywhere do not show that there are no others: one more cluster for either method, as
+        # Equal differences do not prove that no others exist: suppose one more cluster in favour of each method, as
         # in Bonett and Price's interval (2012).
         supposed = np.array([items.mean()] * c + [1.0, -1.0])
         variance, freedom = float(supposed.var(ddof=1)) / len(supposed), c + 1
@@ -341,7 +341,7 @@ def _item_part(first: Scores, second: Scores, clusters: Sequence[object] | None)
 
 
 def _seed_by_cluster(scores: Scores, index: NDArray[np.intp]) -> float:
-    """Squares of the clusters' sums of the residuals of seeds × items, per degree of freedom of the seeds."""
+    """Sum of the squared cluster sums of the seeds × items residuals, per degree of freedom of the seeds."""
     if len(scores) == 1:
         return 0.0
     residuals = scores - scores.mean(0)
@@ -351,9 +351,9 @@ def _seed_by_cluster(scores: Scores, index: NDArray[np.intp]) -> float:
 
 
 def _seed_part(pairs: Sequence[tuple[Scores, Scores]], parts: Sequence[_ItemPart]) -> tuple[float, float, float]:
-    """Variance from having few seeds without and with the items' chance, and its degrees of freedom.
+    """Seed component of the variance, without and with the interaction with items, and its degrees of freedom.
 
-    The methods share a trainer, so their spread over seeds is pooled, as in the two-sample t-test.
+    The methods share a trainer, so their variances over seeds are pooled, as in the two-sample t-test.
     """
     squares, noise, shares, freedom = 0.0, 0.0, 0.0, 0
     for side in (0, 1):
@@ -369,28 +369,28 @@ def _seed_part(pairs: Sequence[tuple[Scores, Scores]], parts: Sequence[_ItemPart
 
 
 def _widening(noise: Scores, level: float) -> float:
-    """The ``level`` quantile of |noise| over that of a normal variable of the same variance, at least 1.
+    """Ratio of the ``level`` quantile of |noise| to that of a normal variable of the same variance, at least 1.
 
-    Below 1 it would be the coarse steps of few clusters, and twice too many claims at six of them.
+    Ratios below 1 are artefacts of the bootstrap's coarse steps with few clusters, and would inflate false claims.
     """
     normal = float(norm.ppf((1 + level) / 2)) * math.sqrt(float(noise @ noise) / len(noise))
     return max(1.0, float(np.quantile(np.abs(noise), level)) / normal)
 
 
 def _resampled(part: _ItemPart, rng: np.random.Generator, seed: int, position: int, draws: int) -> Scores:
-    """Bootstrap deviations of the mean over items, [draws]; clusters are drawn whole."""
+    """Bootstrap deviations of the mean over items, [draws]; whole clusters are resampled."""
     if float(part.deviations @ part.deviations) < _ROUNDING:
         return math.sqrt(part.variance) * rng.standard_normal(draws)
     c = len(part.sizes)
     columns = np.stack([part.deviations, part.sizes], axis=1).astype(np.float32)
     sums = (_resamples(seed, position, c, draws) @ columns).astype(np.float64)
-    # The bootstrap's variance is (c-1)/c of the unbiased one.
+    # The bootstrap's variance is (c − 1)/c times the unbiased one.
     return sums[:, 0] / sums[:, 1] * math.sqrt(c / (c - 1))
 
 
 @lru_cache(maxsize=16)
 def _resamples(seed: int, position: int, clusters: int, draws: int) -> NDArray[np.float32]:
-    """How often each cluster is drawn, [draws, C]; sets at other positions are drawn independently."""
+    """Number of times that each cluster is drawn, [draws, C]; test sets at other positions are drawn independently."""
     rng = np.random.default_rng([seed, position])
     counts = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(np.float32)
     counts.flags.writeable = False

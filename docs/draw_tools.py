@@ -5,9 +5,10 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from iapo.data.figures import draw, figure_grid
 from iapo.data.ingest import find_panels
-from iapo.tools import apply, tools_for
+from iapo.data.mini_world.figures import draw, figure_grid
+from iapo.tools.drawing import apply
+from iapo.tools.registry import tools_for
 from iapo.types import Box, Family, Figure, FigureKind, ToolCall
 
 _SCALE = 3

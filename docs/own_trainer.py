@@ -5,13 +5,14 @@ from pathlib import Path
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from iapo.alignment_trainer import AttributionMixin
+from iapo.data.selection import dataset_row
 from iapo.data.store import read_split
-from iapo.env import ENVIRONMENTS
-from iapo.models import load_model
-from iapo.rewards import alignment_reward, outcome_reward
-from iapo.teacher_cache import TeacherCache
-from iapo.train import dataset_row
+from iapo.models.loading import load_model
+from iapo.rewards.alignment import alignment_reward
+from iapo.rewards.outcome import outcome_reward
+from iapo.rollout.environment import ENVIRONMENTS
+from iapo.teacher.cache import TeacherCache
+from iapo.training.attribution_mixin import AttributionMixin
 
 
 class MyTrainer(AttributionMixin, GRPOTrainer):

@@ -1,4 +1,7 @@
-"""The few records that travel between stages. No torch at run time, so the workflow may import it."""
+"""Dataclasses and literals that every stage shares: examples, figures, tool calls, block attributions.
+
+Shapes: B rows, K prompt blocks. Imports no torch at run time, so that the workflow and its rules may import it.
+"""
 
 from __future__ import annotations
 
@@ -11,59 +14,62 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Box = tuple[int, int, int, int]
-"""Left, top, right, bottom in pixels of the figure's image; right and bottom are exclusive."""
+"""Left, top, right and bottom edge in pixels of the figure's image; right and bottom are exclusive."""
 
 FigureKind = Literal["h_bar", "v_bar", "table", "subfigures"]
 Family = Literal["columns", "rows", "x_values", "y_values", "subfigures"]
-"""What a tool focuses on; also the key of a figure's boxes."""
+"""The kind of figure element that a tool focuses on; also the key of a figure's boxes."""
 
 Metric = Literal["exact", "relaxed", "fact"]
 Split = Literal["train", "dev", "test"]
 CallStatus = Literal["none", "malformed", "failed", "executed"]
-"""What became of a rollout's tool turn: no call, one that does not parse or validate, one that could not be carried
-out, or all calls carried out."""
+"""Outcome of a rollout's tool turn: no call, a call that does not parse or validate, a call whose execution failed,
+or all calls executed."""
+
+BLOCKS = ("P", "R", "I", "T")
+"""Prompt blocks in the order of every axis K: plain text, request, image, tool definitions."""
 
 TEST_SETS = ("charxiv", "h_bar", "v_bar", "vwtq", "vwtq_syn", "vtabfact")
-"""The paper's six sets, in the order of its table."""
+"""The paper's six test sets, in the order of its main table."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """An image's structure: the labels a tool may name and where each one is."""
+    """The structure of a figure's image: which labels a tool may name, and the box of each."""
 
     figure_id: str
     kind: FigureKind
     boxes: Mapping[Family, Mapping[str, Box]]
-    """Family → label → box in pixels. A family that the figure lacks is absent."""
+    """Family → label → box in pixels; families that the figure does not have are absent."""
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """One validated call from the closed list: a tool's name and the labels to focus on, in order."""
+    """A validated call of one of the registered tools: its name and the labels to focus on, in order."""
 
     name: str
-    """``focus_on_<family>_with_<mode>``."""
+    """Tool name, ``focus_on_<family>_with_<mode>``."""
     labels: tuple[str, ...]
 
     @property
     def family(self) -> str:
-        """What the tool focuses on, e.g. ``rows``."""
+        """The kind of element that the tool focuses on, e.g. ``rows``."""
         return self.name.removeprefix("focus_on_").rpartition("_with_")[0]
 
     @property
     def mode(self) -> str:
-        """How the focus is drawn: ``mask``, ``draw`` or ``highlight``."""
+        """The edit that draws the focus: ``mask``, ``draw`` or ``highlight``."""
         return self.name.rpartition("_with_")[2]
 
     @property
     def arguments(self) -> dict[str, list[str]]:
-        """The JSON arguments, e.g. ``{"rows_to_focus_on": ["Italy"]}``."""
+        """The arguments as in the call's JSON, e.g. ``{"rows_to_focus_on": ["Italy"]}``."""
         return {f"{self.family}_to_focus_on": list(self.labels)}
 
 
 @dataclass(frozen=True)
 class ParsedTurn:
-    """What one turn of a model's text asks for. ``error`` is None when every call is well formed."""
+    """The tool calls parsed from one assistant turn; ``error`` is None when every call is well formed."""
 
     calls: list[ToolCall]
     error: str | None
@@ -71,7 +77,7 @@ class ParsedTurn:
 
 @dataclass(frozen=True)
 class ToolResult:
-    """The edited copy, or the untouched original and the error that the model gets to read."""
+    """The edited copy of the image, or the unchanged original with the error message that the model will read."""
 
     image: Image
     error: str | None
@@ -79,7 +85,7 @@ class ToolResult:
 
 @dataclass(frozen=True)
 class Example:
-    """One question about one figure, as every stage after ingest sees it."""
+    """One question about one figure, in the form that every stage after ingestion uses."""
 
     example_id: str
     test_set: str
@@ -87,27 +93,28 @@ class Example:
     figure: Figure
     image_png: bytes
     context: str
-    """Plain text about the figure (block P): its kind, title and labels."""
+    """Plain text that describes the figure (block P): its kind, title and labels."""
     request: str
-    """The question itself (block R)."""
+    """The question (block R)."""
     answer: str
-    """Gold answer; several answers are joined by ``|||``."""
+    """Gold answer; multiple answers are joined by ``|||``."""
     metric: Metric
     focus_labels: tuple[str, ...]
-    """Annotated tool argument (ReFocus's ``focus_areas``); empty where the data has none."""
+    """Annotated tool argument (ReFocus's ``focus_areas``); empty where the data has no annotation."""
 
 
 @dataclass(frozen=True)
 class BlockAttribution:
-    """A call's log-probability attributed to prompt blocks. All float64; K is 4 or more."""
+    """Attribution of each call's log-probability to prompt blocks, in float64; K is 4, or more in a finer partition."""
 
     signed: Tensor
-    """[B, K] signed sums in nats, blocks in the order P, R, I, T or that of the finer partition."""
+    """[B, K] sums of the tokens' signed attributions, nats; blocks in the order P, R, I, T or that of the finer
+    partition."""
     l1: Tensor
-    """[B, K] sums of the tokens' absolute attributions, nats; nan where they were not asked for."""
-    residual: Tensor
-    """[B] completeness error |sum − Δf| / max(|Δf|, 0.5), no unit."""
+    """[B, K] sums of the tokens' absolute attributions, nats; nan where they were not requested."""
+    convergence_delta: Tensor
+    """[B] relative completeness error |Σ attributions − Δf| / max(|Δf|, 0.5), dimensionless."""
     delta_f: Tensor
-    """[B] log-probability of the call on the input minus on the baseline, nats."""
+    """[B] log-probability of the call on the input minus that on the baseline input, nats."""
     log_p: Tensor
     """[B] log-probability of the call on the input, nats."""

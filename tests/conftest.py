@@ -6,13 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
-from iapo.config import DataConfig, ModelConfig
-from iapo.data.store import build, read_split
-from iapo.models import build_model
+from iapo.config.schema import DataConfig, ModelConfig
+from iapo.data.build import build
+from iapo.data.store import read_split
+from iapo.models.tiny import build_model
 from iapo.types import TEST_SETS, Example
 
 torch.set_num_threads(1)
+# A busy machine is no fault of the code.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

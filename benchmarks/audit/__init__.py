@@ -1,1 +1,1 @@
-"""What is measured about the teacher, its cache and the attribution, besides the table."""
+"""Audits of the method itself: the teacher, its cache, and the accuracy of the attribution."""

@@ -1,62 +1,64 @@
-"""The cached penalty held against a teacher that is at hand."""
+"""Comparison of the cached alignment penalty with that of a teacher run live on the same calls.
+
+Shapes: N sampled calls, M of them with a row in the cache.
+"""
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmarks.audit.errors import Policy
-from iapo.block_sums import cached_sums
-from iapo.cache_writer import CacheWriter
-from iapo.config import AlignmentConfig, Config
-from iapo.informative import centre, correlation, informativeness
-from iapo.live import LiveSums, live_penalties, score_calls
-from iapo.probe import SampledCall
-from iapo.rewards import penalties_of_calls
-from iapo.teacher import TeacherPass, cache_row
-from iapo.teacher_cache import HIT_KINDS, CacheHit, TeacherCache
+from iapo.alignment.informativeness import centre, correlation, informativeness
+from iapo.alignment.penalty import penalties_of_calls
+from iapo.config.schema import AlignmentConfig, Config
+from iapo.models.interfaces import Policy
+from iapo.rollout.call_sampling import SampledCall
+from iapo.teacher.build_cache import cache_row, fill_copy
+from iapo.teacher.cache import HIT_KINDS, CacheHit, TeacherCache, cached_sums
+from iapo.teacher.online_scoring import LiveSums, live_penalties, score_calls
+from iapo.teacher.writer import CacheWriter
 from iapo.types import Example, ToolCall
 
 
 @dataclass(frozen=True)
 class CacheAudit:
-    """A policy's sampled calls under the cache and under the live teacher."""
+    """The penalties of a policy's sampled calls, from the cache and from the live teacher."""
 
     cached: list[float]
-    """[M] penalties of the calls that the cache has a row for."""
+    """[M] penalties from the cache, of the calls that it has a row for."""
     live: list[float]
-    """[M] of the same calls by the live teacher."""
+    """[M] penalties of the same calls from the live teacher."""
     groups: list[str]
-    """[M] the prompt of each."""
+    """[M] example id of each call's prompt."""
     correct: list[bool]
-    """[M]"""
+    """[M] whether each call is right."""
     exact: list[bool]
-    """[M] whether the cache holds the very call; for the others the nearest one stands in."""
+    """[M] whether the cache holds this exact call; otherwise its row is that of the nearest call."""
     hits: dict[str, float]
-    """Kind → share of all sampled calls."""
+    """Kind of cache hit → share of all sampled calls."""
     live_seconds: float
-    """Of the teacher's passes for these calls."""
+    """Time that the live teacher takes to attribute the calls, seconds."""
     lookup_seconds: float
-    """Of the look-ups for the same calls."""
+    """Time that the look-ups of the same calls take, seconds."""
     student: LiveSums
+    """The student's attribution of the calls."""
     teacher: LiveSums
+    """The live teacher's attribution of the calls."""
 
     @property
     def within_group_r(self) -> float:
-        """Correlation of the two penalties, each centred within its group; nan where either is constant."""
+        """Correlation of cached and live penalties, centred within groups; nan if either is constant."""
         return self._agreement([True] * len(self.groups))
 
     @property
     def within_group_r_exact(self) -> float:
-        """The same over the calls that the cache holds: what is left to lose where nothing stands in."""
+        """The same correlation over exact hits only, where no other call stands in."""
         return self._agreement(self.exact)
 
     def _agreement(self, chosen: Sequence[bool]) -> float:
@@ -64,8 +66,8 @@ class CacheAudit:
         cached, live = (np.array(list(compress(each, chosen)), dtype=np.float64) for each in (self.cached, self.live))
         return correlation(centre(cached, groups), centre(live, groups))
 
-    def facts(self) -> dict[str, Any]:
-        """For the summary."""
+    def facts(self) -> dict[str, float]:
+        """Return the figures for the audit's summary, by name."""
         return {
             "within_group_r": self.within_group_r,
             "within_group_r_exact": self.within_group_r_exact,
@@ -86,7 +88,16 @@ def audit_cache(
     calls: Sequence[SampledCall],
     config: Config,
 ) -> CacheAudit:
-    """What the cache says about the calls, and what the teacher would have said."""
+    """Score sampled calls with the cache and with the live teacher.
+
+    Args:
+        student: the policy.
+        teacher: the teacher that filled the cache.
+        cache: the cache to audit.
+        examples: example id → prompt.
+        calls: the student's sampled calls [N].
+        config: configuration of the profile.
+    """
     mine = score_calls(*student, examples, calls, config.attribution)
     started = time.perf_counter()
     theirs = score_calls(*teacher, examples, calls, config.teacher_attribution)
@@ -102,18 +113,18 @@ def compare(
     config: Config,
     live_seconds: float,
 ) -> CacheAudit:
-    """The same of calls that are scored already.
+    """Compare cache and live teacher on calls that both models have attributed already.
 
     Args:
-        mine: the student's attribution.
-        theirs: the live teacher's.
-        cache: what is held against it.
-        calls: the student's.
-        config: of the run.
-        live_seconds: what the live teacher took.
+        mine: the student's attribution of the calls.
+        theirs: the live teacher's attribution of the calls.
+        cache: the cache to audit.
+        calls: the student's sampled calls [N].
+        config: configuration of the profile.
+        live_seconds: time that the live teacher took.
     """
     live = live_penalties(mine, theirs, config.alignment)
-    keys = _keys(cache, mine)
+    keys = _keys(mine)
     started = time.perf_counter()
     hits = [cache.lookup(key, call.call) for key, call in zip(keys, calls, strict=True)]
     lookup_seconds = time.perf_counter() - started
@@ -141,29 +152,27 @@ def filled(
     misses: Mapping[str, Sequence[ToolCall]],
     config: Config,
 ) -> TeacherCache:
-    """What the cache would hold once the calls that training runs missed are scored too; its files stay as they are.
+    """Return a copy of the cache that also holds the calls that training runs missed; the original is not changed.
 
     Args:
-        cache: its directory.
-        teacher: whose cache it is.
-        examples: the prompts to fill.
-        misses: prompt key → calls.
-        config: of the run.
+        cache: directory of the cache.
+        teacher: the teacher that filled it.
+        examples: prompts to fill.
+        misses: prompt key → missed calls.
+        config: configuration of the profile.
     """
     with tempfile.TemporaryDirectory() as directory:
-        copy = Path(shutil.copytree(cache, Path(directory) / "cache"))
-        before = TeacherCache(copy)
-        writer = CacheWriter(copy, before.fingerprint)
-        TeacherPass(*teacher, config, writer, before.fingerprint).fill(examples, misses, before)
+        copy = Path(directory) / "cache"
+        fill_copy(cache, copy, teacher, examples, misses, config)
         return TeacherCache(copy)
 
 
 def self_teacher_penalty(
     policy: Policy, examples: Mapping[str, Example], calls: Sequence[SampledCall], config: Config
 ) -> float:
-    """Largest penalty of a policy that is its own teacher, through a cache on disk; 0 up to rounding.
+    """Return the largest penalty of a policy that is its own teacher, through a cache on disk: 0 up to rounding.
 
-    Rows are scored in another order than the student's, so that batching is part of what is checked.
+    The teacher scores the calls in reverse order, so that the check covers batching as well.
     """
     mine = score_calls(*policy, examples, calls, config.attribution)
     theirs = score_calls(*policy, examples, calls[::-1], config.attribution)
@@ -171,28 +180,26 @@ def self_teacher_penalty(
     with tempfile.TemporaryDirectory() as directory:
         writer = CacheWriter(Path(directory), "self")
         rows = [
-            cache_row(
-                turn.prompt.key("self"), turn, theirs.result, i, source="sampled", rank=i, correct=unique[i].correct
-            )
+            cache_row(turn.prompt.key, turn, theirs.result, i, source="sampled", rank=i, correct=unique[i].correct)
             for i, turn in enumerate(theirs.turns)
         ]
         writer.add(rows, prompts=[], candidates="self")
         cache = TeacherCache(directory)
-    hits = [cache.lookup(key, call.call) for key, call in zip(_keys(cache, mine), calls, strict=True)]
+    hits = [cache.lookup(key, call.call) for key, call in zip(_keys(mine), calls, strict=True)]
     found = _cached_penalties(hits, mine, config.alignment)
     return max(penalty for penalty in found if penalty is not None)
 
 
-def _keys(cache: TeacherCache, scored: LiveSums) -> list[str]:
-    """[N] the address of each sampled call's prompt."""
-    keys = [turn.prompt.key(cache.fingerprint) for turn in scored.turns]
+def _keys(scored: LiveSums) -> list[str]:
+    """[N] cache key of each sampled call's prompt."""
+    keys = [turn.prompt.key for turn in scored.turns]
     return [keys[i] for i in scored.place]
 
 
 def _cached_penalties(
     hits: Sequence[CacheHit | None], student: LiveSums, config: AlignmentConfig
 ) -> list[float | None]:
-    """[N] penalties by what the look-ups found."""
+    """[N] penalties from the cache; None where the look-up found nothing."""
     sums = [
         None if hit is None else cached_sums(student.turns[i], hit, config)
         for hit, i in zip(hits, student.place, strict=True)

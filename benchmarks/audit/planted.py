@@ -1,7 +1,7 @@
-"""Models whose relevant block is known by construction; an attribution that misses it is wrong.
+"""Ground-truth test of the attribution: models whose calls depend, by construction, on a single prompt block.
 
-One layer whose attention is steered to the tokens of one block: these carry a flag, the keys read the flag,
-and nothing else of the layer is left but the values of what is attended to. Prompts are random tokens.
+A planted model has one layer whose attention is steered to the tokens of one block: their embeddings carry a flag that
+the keys read, and the layer's output consists of the attended values alone. Prompts are random tokens.
 """
 
 from __future__ import annotations
@@ -11,31 +11,33 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iapo.alignment import BLOCKS
-from iapo.attribution import attribute
-from iapo.config import AttributionConfig, ModelConfig
-from iapo.models import build_model
+from iapo.attribution.api import attribute
+from iapo.config.schema import AttributionConfig, ModelConfig
+from iapo.models.interfaces import QwenVL
+from iapo.models.tiny import build_model
+from iapo.types import BLOCKS
 
 _FLAGS = slice(60, 64)
-"""Embedding channels that say which block a token belongs to."""
+"""Embedding channels that flag a token's block."""
 _FLAG = 3.0
+"""Value of a set flag."""
 _SCORE = 30.0
-"""Attention score of a flagged token; e³⁰ against the others' ~1."""
+"""Attention score of a flagged token, which outweighs the others by about e³⁰."""
 _CALL_TOKENS = 6
 _LENGTHS = {"P": 12, "R": 6, "I": 4, "T": 20}
 _WORDS = 30
-"""Distinct words per block, so that a word names its block."""
+"""Token ids per block; blocks share none, so that a token id determines its block."""
 _GRID = (1, 4, 4)
 _PATCH = 3 * 2 * 14 * 14
 
 
 def planted_share(cases: int, *, seed: int = 0, config: AttributionConfig | None = None) -> float:
-    """Share of the cases in which attribution gives the planted block the most, in [0, 1].
+    """Return the share of prompts whose largest block attribution is that of the planted block, in [0, 1].
 
     Args:
-        cases: prompts per planted block.
-        seed: of weights and prompts.
-        config: the attribution.
+        cases: number of prompts per planted block.
+        seed: seed of weights and prompts.
+        config: attribution settings; the defaults if None.
     """
     found = 0
     for planted in range(len(BLOCKS)):
@@ -47,12 +49,12 @@ def planted_share(cases: int, *, seed: int = 0, config: AttributionConfig | None
 
 
 @torch.no_grad()
-def planted_model(block: int, *, seed: int) -> Any:
-    """A model whose calls depend on one block only, in eval mode.
+def planted_model(block: int, *, seed: int) -> QwenVL:
+    """Return a model in eval mode whose calls depend on one block only.
 
     Args:
         block: index into ``BLOCKS``.
-        seed: of the weights that are left to chance.
+        seed: seed of the weights that are random.
     """
     built, _ = build_model(ModelConfig(num_layers=1), seed=seed)
     model: Any = built
@@ -81,7 +83,7 @@ def planted_model(block: int, *, seed: int) -> Any:
     attention.q_proj.bias.copy_(normal(attention.q_proj.bias, 0.5))
     for projection in (attention.k_proj, attention.v_proj):
         projection.bias.zero_()
-    # The slowest rotary channel, so that the distance between call and token hardly matters.
+    # Through the slowest rotary channel, so that the distance between call and token hardly matters.
     slowest = torch.arange(attention.q_proj.out_features).view(-1, head)[:, head // 2 - 1]
     attention.q_proj.bias[slowest] = _SCORE * head**0.5 / _FLAG
     attention.k_proj.weight[slowest] = 0
@@ -92,8 +94,8 @@ def planted_model(block: int, *, seed: int) -> Any:
     return model.eval()
 
 
-def random_prompts(model: Any, count: int, *, seed: int) -> dict[str, Tensor]:
-    """A batch for :func:`iapo.attribution.attribute`: the four blocks in order, then a call, all at random."""
+def random_prompts(model: QwenVL, count: int, *, seed: int) -> dict[str, Tensor]:
+    """Return a batch for :func:`iapo.attribution.api.attribute`: the four blocks in order, then a call, all random."""
     draw = torch.Generator().manual_seed(seed)
     ids, blocks = [], []
     for k, name in enumerate(BLOCKS):
@@ -105,7 +107,7 @@ def random_prompts(model: Any, count: int, *, seed: int) -> dict[str, Tensor]:
     input_ids = torch.cat([*ids, call], 1)
     block_ids = torch.cat([*blocks, torch.full_like(call, -1)], 1)
     target = torch.zeros_like(input_ids, dtype=torch.bool)
-    # The first call token is predicted by a prompt token, which would read itself.
+    # The first call token is excluded: it is predicted at a prompt token, which would attend to itself.
     target[:, -_CALL_TOKENS + 1 :] = True
     return {
         "input_ids": input_ids,
@@ -119,4 +121,5 @@ def random_prompts(model: Any, count: int, *, seed: int) -> dict[str, Tensor]:
 
 
 def _words(block: int) -> slice:
+    """Token ids of a block."""
     return slice(block * _WORDS, (block + 1) * _WORDS)

@@ -1,4 +1,4 @@
-"""The audit as one page of plots."""
+"""One page of plots that summarises the audit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from benchmarks.audit.cache import CacheAudit
 from benchmarks.figures import save_figure
-from iapo.alignment import BLOCKS, distribution
+from iapo.alignment.divergence import distribution
+from iapo.types import BLOCKS
 
-_MOST_ERROR = 0.02
-"""Mean total variation from the converged shares that a step's points may leave."""
+_MAX_ERROR = 0.02
+"""Largest acceptable mean total variation from the converged shares, at the configured integration steps."""
 
 
 def draw(
@@ -26,14 +27,14 @@ def draw(
     metrics: pd.DataFrame,
     path: Path,
 ) -> None:
-    """Six panels.
+    """Plot completeness, integration error, block shares, cache agreement, penalties and options, a panel each.
 
     Args:
-        audits: stage of training → the cache against the live teacher.
-        errors: policy → total variation from the converged attribution, by prompt.
-        options: of :func:`benchmarks.audit.teachers.compare_options`.
-        metrics: per training step of the method that is audited, all seeds.
-        path: of the PNG.
+        audits: stage of training → comparison of the cache with the live teacher.
+        errors: policy → total variation from the converged attribution, per prompt.
+        options: rows of :func:`benchmarks.audit.teachers.compare_options`.
+        metrics: training metrics of the audited method, per step and seed.
+        path: path of the PNG to write.
     """
     figure, axes = plt.subplots(2, 3, figsize=(17, 10), layout="constrained")
     latest = list(audits)[-1]
@@ -50,9 +51,9 @@ def _completeness(axis: Axes, audits: Mapping[str, CacheAudit]) -> None:
     series = {f"student, {stage}": audit.student for stage, audit in audits.items()}
     series["teacher"] = next(iter(audits.values())).teacher
     for name, scored in series.items():
-        values = np.sort(scored.result.residual.cpu().numpy())
+        values = np.sort(scored.result.convergence_delta.cpu().numpy())
         axis.plot(values, np.linspace(0, 1, len(values)), label=name)
-    axis.set(xlabel="completeness residual", ylabel="share of calls below", title="Completeness", xlim=(0, 0.5))
+    axis.set(xlabel="convergence delta", ylabel="share of calls below", title="Completeness", xlim=(0, 0.5))
     axis.legend()
 
 
@@ -94,13 +95,13 @@ def _penalties(axis: Axes, audit: CacheAudit, stage: str) -> None:
 
 def _options(axis: Axes, options: pd.DataFrame) -> None:
     names = list(dict.fromkeys(options["option"]))
-    rough = set(options["option"][options["tv_mean"] > _MOST_ERROR])
+    rough = set(options["option"][options["tv_mean"] > _MAX_ERROR])
     for i, (seed, rows) in enumerate(options.groupby("teacher_seed")):
         auc = rows.set_index("option")["auc"].reindex(names)
         faces = ["none" if name in rough else f"C{i}" for name in names]
         axis.scatter(auc, range(len(names)), c=faces, edgecolors=f"C{i}", label=f"teacher {seed}")
     axis.axvline(0.5, color="grey", linewidth=1)
-    title = f"Options, dev split (hollow: shares err by more than {_MOST_ERROR})"
+    title = f"Options, dev split (hollow: shares err by more than {_MAX_ERROR})"
     axis.set(yticks=range(len(names)), yticklabels=names, xlabel="within-group AUC", title=title)
     axis.invert_yaxis()
     axis.legend()

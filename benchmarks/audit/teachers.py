@@ -1,29 +1,33 @@
-"""Teachers of several seeds asked whether their attribution tells the student's right calls from its wrong ones."""
+"""Informativeness of teachers: does the penalty separate the student's right calls from its wrong ones?
+
+Measured for teachers of several seeds, and for each option of attribution and penalty.
+"""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from benchmarks.audit.errors import Policy, variation_from_converged
-from iapo.config import AttributionConfig, Config, with_overrides
-from iapo.informative import Informativeness, agreement, informativeness
-from iapo.live import LiveSums, live_penalties, score_calls
-from iapo.probe import SampledCall, sample_calls
-from iapo.progress import Progress
+from benchmarks.audit.errors import variation_from_converged
+from iapo.alignment.informativeness import Informativeness, agreement, informativeness
+from iapo.artifacts.progress import Progress
+from iapo.config.schema import AlignmentConfig, AttributionConfig, Config
+from iapo.models.interfaces import Policy
+from iapo.rollout.call_sampling import SampledCall, sample_calls
+from iapo.teacher.online_scoring import LiveSums, live_penalties, score_calls
 from iapo.types import Example
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One teacher under one choice of settings."""
+    """The penalties of one teacher under one choice of settings, and how informative they are."""
 
     penalties: list[float]
-    """[N] of the sampled calls."""
+    """[N] penalty of each sampled call."""
     answer: Informativeness
 
 
@@ -34,18 +38,57 @@ def ask_teachers(
     calls: Sequence[SampledCall],
     config: Config,
 ) -> dict[int, Asked]:
-    """Teacher seed → what it says about the calls, if there are any; student and teachers run live."""
+    """Measure how informative each teacher is about the student's calls.
+
+    Args:
+        student: the policy that made the calls.
+        teachers: seed → teacher.
+        examples: example id → prompt.
+        calls: the student's sampled calls [N]; may be empty.
+        config: configuration of the profile.
+
+    Returns:
+        Seed → penalties and informativeness; student and teachers are attributed live, without a cache.
+    """
     if not calls:
         return {seed: Asked([], informativeness([], [], [])) for seed in teachers}
     mine = score_calls(*student, examples, calls, config.attribution)
     return {
-        seed: _asked(mine, score_calls(*teacher, examples, calls, config.teacher_attribution), calls, config)
+        seed: _measure(
+            mine,
+            score_calls(*teacher, examples, calls, config.teacher_attribution),
+            calls,
+            config.alignment,
+            config.statistics.seed,
+        )
         for seed, teacher in teachers.items()
     }
 
 
-def summary(asked: Mapping[int, Asked], calls: Sequence[SampledCall], main: int) -> dict[str, Any]:
-    """What stands beside the table: the main teacher's verdict, the others', and how far they agree."""
+class TeacherSummary(TypedDict):
+    """Content of ``informative.json``."""
+
+    verdict: str
+    sentence: str
+    """The main teacher's verdict for readers."""
+    teacher_seed: int
+    """Seed of the main teacher."""
+    teachers: dict[str, dict[str, Any]]
+    """Seed → fields of :class:`iapo.alignment.informativeness.Informativeness`."""
+    agreement: float | None
+    """Mean correlation of two teachers' penalties within groups; None where it is undefined."""
+    agreement_pairs: list[float]
+    """The correlation of each pair of teachers."""
+
+
+def summary(asked: Mapping[int, Asked], calls: Sequence[SampledCall], main: int) -> TeacherSummary:
+    """Summarise the teachers: the main one's verdict, those of the others, and their agreement.
+
+    Args:
+        asked: seed → result of :func:`ask_teachers`.
+        calls: the sampled calls [N].
+        main: seed of the main teacher.
+    """
     groups = [call.example_id for call in calls]
     pairs = [agreement(a.penalties, b.penalties, groups) for a, b in itertools.combinations(asked.values(), 2)]
     return {
@@ -77,7 +120,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "contrastive labels": {"attribution": {"blocks": "labels"}, "alignment": {"contrastive": True}},
     "teacher's own call": {"alignment": {"reference": "teacher_call"}},
 }
-"""Name → settings that differ from the profile's; everything else is held."""
+"""Name of an option → the settings in which it differs from the profile."""
 
 
 def compare_options(
@@ -86,63 +129,72 @@ def compare_options(
     examples: Mapping[str, Example],
     calls: Sequence[SampledCall],
     config: Config,
-) -> list[dict[str, Any]]:
-    """One row per option and teacher seed: how informative the penalty is under it.
+) -> list[dict[str, object]]:
+    """Measure how informative the penalty is under each option, for each teacher.
 
-    Beside it what the student's block shares err by at the set points (``tv_mean``, ``tv_p95``; nan where nothing is
-    integrated): an option that tells more may need more points than a step should pay for.
+    A more informative option may need more integration steps than training can afford, so the error of the student's
+    block shares at the configured steps is reported as well.
 
     Args:
         student: the cold-started student.
         teachers: seed → teacher.
         examples: example id → prompt, of the dev split.
-        calls: the student's.
-        config: of the profile.
+        calls: the student's sampled calls [N].
+        config: configuration of the profile.
+
+    Returns:
+        One row per option and teacher seed: the fields of ``Informativeness``, and ``tv_mean`` and ``tv_p95``, the mean
+        and 95th percentile of the total variation from the converged shares (nan for options without integration).
     """
     scored: dict[tuple[str, AttributionConfig], LiveSums] = {}
-    erred: dict[AttributionConfig, dict[str, float]] = {}
+    integration_errors: dict[AttributionConfig, dict[str, float]] = {}
 
     def score(who: str, policy: Policy, what: Sequence[SampledCall], attribution: AttributionConfig) -> LiveSums:
-        # Options that change the penalty alone share their attributions.
+        # Options that differ only in the penalty share their attributions.
         if (who, attribution) not in scored:
             scored[who, attribution] = score_calls(*policy, examples, what, attribution)
         return scored[who, attribution]
 
     own = {seed: _own_calls(teacher, examples, calls, config) for seed, teacher in teachers.items()}
-    rows = []
+    rows: list[dict[str, object]] = []
     with Progress(len(OPTIONS), "compare options", unit="option") as progress:
         for name, overrides in OPTIONS.items():
-            settled = with_overrides(config, overrides, f"option {name}")
-            mine = score("student", student, calls, settled.attribution)
-            if settled.attribution not in erred:
-                erred[settled.attribution] = _error(student, mine, settled)
-            by_own = settled.alignment.reference == "teacher_call"
+            attribution = replace(config.attribution, **overrides.get("attribution", {}))
+            alignment = replace(config.alignment, **overrides.get("alignment", {}))
+            mine = score("student", student, calls, attribution)
+            if attribution not in integration_errors:
+                integration_errors[attribution] = _integration_error(
+                    student, mine, attribution, config.audit.reference_steps
+                )
+            by_own = alignment.reference == "teacher_call"
             for seed, teacher in teachers.items():
                 what = own[seed] if by_own else calls
-                theirs = score(f"{seed} {by_own}", teacher, what, settled.teacher_attribution)
-                answer = _asked(mine, theirs, calls, settled).answer
-                rows.append({"option": name, "teacher_seed": seed, **asdict(answer), **erred[settled.attribution]})
+                theirs = score(f"{seed} {by_own}", teacher, what, replace(attribution, n_steps=config.teacher.n_steps))
+                answer = _measure(mine, theirs, calls, alignment, config.statistics.seed).answer
+                rows.append({"option": name, "teacher_seed": seed, **asdict(answer), **integration_errors[attribution]})
             progress.update(1)
     return rows
 
 
-def _asked(student: LiveSums, teacher: LiveSums, calls: Sequence[SampledCall], config: Config) -> Asked:
-    penalties = live_penalties(student, teacher, config.alignment)
+def _measure(
+    student: LiveSums, teacher: LiveSums, calls: Sequence[SampledCall], alignment: AlignmentConfig, seed: int
+) -> Asked:
+    penalties = live_penalties(student, teacher, alignment)
     correct, groups = [call.correct for call in calls], [call.example_id for call in calls]
-    return Asked(penalties, informativeness(penalties, correct, groups, seed=config.statistics.seed))
+    return Asked(penalties, informativeness(penalties, correct, groups, seed=seed))
 
 
-def _error(student: Policy, mine: LiveSums, config: Config) -> dict[str, float]:
-    if config.attribution.method != "integrated_gradients":
+def _integration_error(student: Policy, mine: LiveSums, attribution: AttributionConfig, steps: int) -> dict[str, float]:
+    if attribution.method != "integrated_gradients":
         return {"tv_mean": float("nan"), "tv_p95": float("nan")}
-    found = variation_from_converged(student, mine, config.attribution, config.audit.reference_points)
+    found = variation_from_converged(student, mine, attribution, steps)
     return {"tv_mean": float(found.mean()), "tv_p95": float(np.quantile(found, 0.95))}
 
 
 def _own_calls(
     teacher: Policy, examples: Mapping[str, Example], calls: Sequence[SampledCall], config: Config
 ) -> list[SampledCall]:
-    """The sampled calls with the teacher's greedy turn in their place, where it makes one."""
+    """Replace each sampled call by the teacher's greedy call for the same prompt, where it makes one."""
     wanted = [examples[name] for name in dict.fromkeys(call.example_id for call in calls)]
     greedy = sample_calls(
         *teacher, wanted, rollouts=1, temperature=None, turn_tokens=config.evaluation.turn_tokens, seed=0

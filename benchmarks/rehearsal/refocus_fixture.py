@@ -1,6 +1,7 @@
-"""Write a small stand-in for ReFocus_Data in its true layout, so that what reads the one reads the other.
+"""Writer of a small stand-in for ReFocus_Data in its real layout, for the rehearsal and for tests.
 
-Folders and file names are the hub's; the names of the zips below ``images/`` other than ChartQA's are assumed.
+Folders and file names are those on the hub, except that the names of the archives below ``images/`` other than
+ChartQA's are assumptions.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from typing import Literal
 
 from benchmarks.rehearsal.refocus_oddities import ODDITIES
 from benchmarks.rehearsal.refocus_records import Record, draw_fixture
-from iapo.data.mini import RAW_FILES
-from iapo.data.refocus_layout import IMAGES, TEST_FOLDER, TRAINING, TRAINING_FOLDER
-from iapo.provenance import atomic_directory
+from iapo.artifacts.files import atomic_directory
+from iapo.data.mini_world.world import RAW_FILES
+from iapo.data.refocus.layout import IMAGES, TEST_FOLDER, TRAINING, TRAINING_FOLDER
 
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""Of every member of a zip, so that equal fixtures are equal bytes."""
+_ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+"""Date of every archive member, so that equal fixtures have equal bytes."""
 
 
 def write_fixture(
@@ -31,38 +32,38 @@ def write_fixture(
     layout: Literal["hub", "flat"] = "hub",
     oddities: Iterable[str] = (),
 ) -> dict[str, int]:
-    """Write the tree of ReFocus_Data; whatever was at ``root`` is replaced.
+    """Write the file tree of ReFocus_Data, replacing whatever is at ``root``.
 
     Args:
-        root: gets the repository's files, without the ``data/`` shards that repeat the training zip.
-        seed: of the figures and questions.
-        figures_per_file: figures of each test file, and of each chart set in the training zip.
+        root: output directory; the ``data/`` shards, which repeat the training archive, are not written.
+        seed: seed of figures and questions.
+        figures_per_file: figures of each test file, and of each chart set in the training archive.
         questions_per_figure: 1 to 3.
-        layout: ``hub`` with folders and zipped figures; ``flat``, an older revision, with the records at the top
-            and loose figures.
-        oddities: names in :data:`benchmarks.rehearsal.refocus_oddities.ODDITIES`, planted one after the other.
+        layout: ``hub``, with folders and archived images; or ``flat``, an older revision, with the records at the top
+            level and images as files.
+        oddities: names in :data:`benchmarks.rehearsal.refocus_oddities.ODDITIES`, applied in this order.
 
     Returns:
-        File → records in it.
+        File → number of records in it.
     """
     fixture = draw_fixture(random.Random(f"refocus/{seed}"), figures_per_file, questions_per_figure)
     for name in oddities:
         ODDITIES[name](fixture)
-    with atomic_directory(root) as partial:
-        records = partial / TEST_FOLDER if layout == "hub" else partial
-        training = partial / TRAINING_FOLDER if layout == "hub" else partial
+    with atomic_directory(root) as tmp:
+        records = tmp / TEST_FOLDER if layout == "hub" else tmp
+        training = tmp / TRAINING_FOLDER if layout == "hub" else tmp
         records.mkdir(exist_ok=True)
         training.mkdir(exist_ok=True)
         for test_set, pairs in fixture.tests.items():
             (records / RAW_FILES[test_set]).write_text(_object(pairs), encoding="utf-8")
         _write_zip(training / TRAINING, _training_members(fixture.training))
-        _write_pictures(partial / IMAGES, fixture.pictures, zipped=layout == "hub")
+        _write_pictures(tmp / IMAGES, fixture.pictures, zipped=layout == "hub")
     counts = {RAW_FILES[test_set]: len(pairs) for test_set, pairs in fixture.tests.items()}
     return counts | {TRAINING: len(fixture.training)}
 
 
 def _training_members(records: Sequence[Record]) -> dict[str, bytes]:
-    """The training file, another split that is to be left alone, and what macOS leaves in its zips."""
+    """The training file, a file of another split that readers must ignore, and one that macOS adds to archives."""
     lines = "".join(json.dumps(record) + "\n" for record in records)
     return {
         "chartqa_vcot/train.jsonl": lines.encode(),
@@ -72,7 +73,7 @@ def _training_members(records: Sequence[Record]) -> dict[str, bytes]:
 
 
 def _object(pairs: Iterable[tuple[str, Record]]) -> str:
-    """JSON of an object whose keys may repeat."""
+    """JSON text of an object whose keys may repeat."""
     return "{" + ",\n".join(f"{json.dumps(name)}: {json.dumps(record)}" for name, record in pairs) + "}"
 
 
@@ -90,4 +91,4 @@ def _write_pictures(folder: Path, pictures: Mapping[str, bytes], *, zipped: bool
 def _write_zip(path: Path, members: Mapping[str, bytes]) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for name in sorted(members):
-            archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), members[name], zipfile.ZIP_DEFLATED)
+            archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), members[name], zipfile.ZIP_DEFLATED)

@@ -1,4 +1,4 @@
-"""What is odd about ReFocus_Data, planted into the fixture one by one."""
+"""Irregularities of ReFocus_Data, each a function that plants one in the fixture so that tests cover it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 import io
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
-from typing import Any
 
 from PIL import Image
 
@@ -16,7 +15,7 @@ _CORNERS = ("x1", "y1", "x2", "y2")
 
 
 def _picture(fixture: Fixture, path: str) -> str:
-    """Where the figure that a record names is kept."""
+    """Path of the image that a record names, in the fixture."""
     tail = "/".join(PurePosixPath(path).parts[-3:])
     return next(key for key in fixture.pictures if key.endswith(tail))
 
@@ -35,13 +34,13 @@ def _scaled(box: Mapping[str, float], width: float, height: float) -> dict[str, 
 
 
 def _of_first_figure(fixture: Fixture, test_set: str) -> list[Record]:
-    """All records on the figure of the first one."""
+    """All records about the figure of the first record."""
     records = [record for _, record in fixture.tests[test_set]]
     return [record for record in records if record["figure_path"] == records[0]["figure_path"]]
 
 
 def _other_unit(fixture: Fixture) -> None:
-    """A test record in pixels, a training record in fractions."""
+    """Give the boxes of a test record in pixels and those of a training record in fractions."""
     _, record = fixture.tests["h_bar"][0]
     record["y_bboxes"] = [_scaled(box, *_size(fixture, record["figure_path"])) for box in record["y_bboxes"]]
     trained = fixture.training[0]
@@ -63,7 +62,7 @@ def _unreadable_figure(fixture: Fixture) -> None:
 
 
 def _shared_ids(fixture: Fixture) -> None:
-    """VWTQ_syn asks questions of VWTQ again, under their ids."""
+    """Reuse the id of a VWTQ question in VWTQ_syn."""
     shared, _ = fixture.tests["vwtq"][0]
     _, record = fixture.tests["vwtq_syn"][0]
     record["figure_id"] = shared
@@ -71,7 +70,7 @@ def _shared_ids(fixture: Fixture) -> None:
 
 
 def _repeated_keys(fixture: Fixture) -> None:
-    """A key that stands again with another record, and one with the same."""
+    """Repeat one key with a different record, and another with the same record."""
     pairs = fixture.tests["vwtq"]
     (name, _), (again, same) = pairs[0], pairs[1]
     pairs += [(name, {**pairs[2][1], "figure_id": name}), (again, copy.deepcopy(same))]
@@ -82,7 +81,7 @@ def _extra_field(fixture: Fixture) -> None:
 
 
 def _truth_forms(fixture: Fixture) -> None:
-    forms: list[tuple[Any, Any]] = [(0, 1), ("false", "true"), (False, True), ("False", "True")]
+    forms: list[tuple[object, object]] = [(0, 1), ("false", "true"), (False, True), ("False", "True")]
     for i, (_, record) in enumerate(fixture.tests["vtabfact"]):
         record["answer"] = forms[i % len(forms)][int(record["answer"])]
 
@@ -99,7 +98,7 @@ def _unusable_answers(fixture: Fixture) -> None:
 
 
 def _repeated_labels(fixture: Fixture) -> None:
-    """Two rows that begin alike, one that begins with nothing, and two bars of one name."""
+    """Give two rows the same first cell, one row an empty first cell, and two bars the same label."""
     for record in _of_first_figure(fixture, "vwtq"):
         rows = record["row_starters"]
         record["row_starters"] = [*rows[:3], rows[2], "", *rows[5:]]
@@ -115,7 +114,7 @@ def _label_without_box(fixture: Fixture) -> None:
 
 
 def _boxes_outside(fixture: Fixture) -> None:
-    """A box a little over the picture's edge, and one wholly beyond it."""
+    """Let one box extend slightly beyond the image, and put one wholly outside it."""
     for record in _of_first_figure(fixture, "vwtq"):
         record["columns_bbox"][-1]["x2"] = 1.02
         record["rows_bbox"][-1] |= {"y1": 1.01, "y2": 1.04}
@@ -124,7 +123,7 @@ def _boxes_outside(fixture: Fixture) -> None:
 
 
 def _no_boxes(fixture: Fixture) -> None:
-    """ReFocus drops the boxes of tables whose rows and columns its detector miscounts."""
+    """Remove a table's boxes, as ReFocus does where its detector miscounts rows or columns."""
     for record in _of_first_figure(fixture, "vtabfact"):
         record |= {"column_headers": [], "row_starters": [], "columns_bbox": [], "rows_bbox": []}
 
@@ -143,7 +142,7 @@ def _no_panels(fixture: Fixture) -> None:
 
 
 def _tested_in_training(fixture: Fixture) -> None:
-    """The pixels of a tested figure under another name, saved anew."""
+    """Use the pixels of a test figure in training, under another name and encoded differently."""
     tested = fixture.pictures[_picture(fixture, fixture.tests["h_bar"][0][1]["figure_path"])]
     anew = io.BytesIO()
     Image.open(io.BytesIO(tested)).save(anew, "PNG", compress_level=1)
@@ -151,7 +150,7 @@ def _tested_in_training(fixture: Fixture) -> None:
 
 
 def _later_records(fixture: Fixture) -> None:
-    """The form of the training records that the repository's own parquet files have, too."""
+    """Convert the training records to the format of later releases and of the repository's parquet files."""
     for record in fixture.training:
         record["image"] = _training_path(record).replace("data/ChartQA", "ChartQA/ChartQA Dataset")
         record["thoughts"] = [turn["response"] for turn in record.pop("conversations")]
@@ -184,4 +183,4 @@ ODDITIES: Mapping[str, Callable[[Fixture], None]] = {
     "tested_in_training": _tested_in_training,
     "later_records": _later_records,
 }
-"""Name → what it does to the fixture."""
+"""Name of an irregularity → function that plants it in a fixture."""

@@ -1,6 +1,6 @@
-"""Records and figures of a small stand-in for ReFocus_Data, drawn from gapminder's numbers.
+"""Records and images of a small stand-in for ReFocus_Data, generated from gapminder's numbers.
 
-Record fields, units, forms of boxes and picture sizes are those of the hub's repository.
+Record fields, units, box formats and image sizes are those of the repository on the hub.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from benchmarks.rehearsal.drawings import Corners, Drawing, bar_chart, encoded, panels, table
-from iapo.data.gapminder import INDICATORS, indicator_values
+from iapo.data.mini_world.gapminder import INDICATORS, indicator_values
 from iapo.types import TEST_SETS
 
 Record = dict[str, Any]
+"""A raw record, as JSON."""
 ChartSet = Literal["h_bar", "v_bar"]
 
 _FOLDERS = {
@@ -26,23 +27,29 @@ _FOLDERS = {
     "vwtq_syn": "tablevqabench/images-vwtq_syn",
     "vtabfact": "tablevqabench/images-vtabfact",
 }
-"""Test set → where its records say that figures are."""
+"""Test set → folder of the images, according to its records."""
 _TRAINING_PICTURES = "data/ChartQA/train/png"
 
 
 @dataclass
 class Fixture:
-    """All records and pictures, before they are written."""
+    """All records and images, before they are written."""
 
     tests: dict[str, list[tuple[str, Record]]] = field(default_factory=lambda: {name: [] for name in TEST_SETS})
-    """Test set → ids and records, in the order of the file."""
+    """Test set → pairs of id and record, in the order of the file."""
     training: list[Record] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
-    """Path below ``images/`` → file."""
+    """Path below ``images/`` → encoded image."""
 
 
 def draw_fixture(rng: random.Random, figures: int, questions: int) -> Fixture:
-    """All records and pictures. Every drawing is another selection of the numbers."""
+    """Generate all records and images; no two figures show the same numbers.
+
+    Args:
+        rng: source of randomness.
+        figures: figures per file and chart set.
+        questions: questions per figure, 1 to 3.
+    """
     fixture = Fixture()
     data = _Numbers(rng)
     for kind in ("h_bar", "v_bar"):
@@ -59,14 +66,14 @@ def draw_fixture(rng: random.Random, figures: int, questions: int) -> Fixture:
 
 
 class _Numbers:
-    """Draws labels with distinct values, no selection twice."""
+    """Sampler of labels with distinct values, which never returns the same selection twice."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
         self._drawn: set[tuple[str, ...]] = set()
 
     def countries(self, count: int, years: int) -> tuple[str, list[str], list[str], list[list[int]]]:
-        """Indicator, countries, years, and values by country and year."""
+        """Sample an indicator, countries and years; return them with the values by country and year."""
         while True:
             indicator = self._rng.choice(INDICATORS)
             rows = indicator_values()[indicator]
@@ -82,7 +89,7 @@ class _Numbers:
                 return indicator, names, chosen_years, values
 
     def history(self, years: int) -> tuple[str, str, list[str], list[int]]:
-        """Indicator, country, years and values."""
+        """Sample an indicator, a country and years; return them with the values by year."""
         while True:
             indicator = self._rng.choice(INDICATORS)
             country, row = self._rng.choice(sorted(indicator_values()[indicator].items()))
@@ -97,9 +104,11 @@ class _Numbers:
 
 @dataclass(frozen=True)
 class _Chart:
+    """A drawn chart with its questions."""
+
     drawing: Drawing
     questions: list[tuple[str, str, list[str]]]
-    """Question, answer, and the labels to focus on."""
+    """Question, answer, and labels to focus on."""
 
 
 def _chart(rng: random.Random, data: _Numbers, kind: ChartSet, questions: int) -> _Chart:
@@ -167,7 +176,7 @@ def _add_training_chart(
 
 
 def _conversation(kind: ChartSet, path: str, focus: list[str], answer: str) -> Iterator[Record]:
-    """The demonstration that ReFocus finetunes on: code that edits the figure, then the answer."""
+    """The demonstration that ReFocus fine-tunes on: code that edits the figure, then the answer."""
     if focus:
         family = "y_values" if kind == "h_bar" else "x_values"
         code = f"image = focus_on_{family}_with_draw(image_1, {json.dumps(focus)}, {family}_bbox)\ndisplay(image)"
@@ -251,13 +260,13 @@ def _add_panels(fixture: Fixture, rng: random.Random, data: _Numbers, number: st
 
 
 def fraction(box: Corners, drawing: Drawing) -> dict[str, float]:
-    """A box as the test files write it."""
+    """Return a box in the format of the test files, in fractions of the image."""
     width, height = drawing.image.size
     left, top, right, bottom = box
     return {"x1": left / width, "y1": top / height, "x2": right / width, "y2": bottom / height}
 
 
 def pixels(box: Corners) -> dict[str, int]:
-    """A box as the training data writes it."""
+    """Return a box in the format of the training data, in pixels."""
     left, top, right, bottom = map(round, box)
     return {"x1": left, "y1": top, "x2": right, "y2": bottom}

@@ -1,4 +1,7 @@
-"""Did the rehearsal rehearse? A run can come to its end without one call made; that is no sign that a GPU run works."""
+"""Verdict on a finished rehearsal: did it exercise what the GPU run needs?
+
+A run can finish without a single tool call, which would prove nothing about the GPU run.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,21 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.records import read_run
-from iapo.config import Config
-from iapo.teacher_cache import TeacherCache
+from iapo.config.schema import Config
+from iapo.teacher.cache import TeacherCache
 
 _BLOCKS = ("plain text", "request", "image", "tool definitions")
 
 
 def shortcomings(folder: Path, config: Config) -> list[str]:
-    """What a finished rehearsal left undone, a sentence each.
+    """Return what a finished rehearsal failed to exercise, one sentence each.
 
     Args:
         folder: ``results/<profile>``.
-        config: of the rehearsal.
+        config: configuration of the rehearsal.
 
     Returns:
-        Nothing where calls were made, carried out, attributed to every block, rewarded and evaluated.
+        An empty list if calls were made, executed, attributed to every block, rewarded and evaluated.
     """
     return [*_training(folder, config), *_attribution(folder), *_evaluation(folder, config)]
 
@@ -32,17 +35,17 @@ def _training(folder: Path, config: Config) -> Iterator[str]:
     runs |= {name: folder / f"train/{name}/seed{seed}" for name in config.methods for seed in config.seeds}
     if config.student.first_stage:
         runs["the first stage"] = folder / "first_stage"
-    carried_out: float = 0
+    executed_calls: float = 0
     for name, run in runs.items():
         metrics = pd.read_csv(run / "metrics.csv")
-        carried_out += (metrics["tools/success_rate"] > 0).sum()
+        executed_calls += (metrics["tools/success_rate"] > 0).sum()
         if not (metrics["tools/call_rate"] > metrics["tools/malformed_rate"]).any():
             yield f"training {name}: no call was well formed; do the template and the syntax of calls agree?"
         if not metrics["loss"].notna().all():
             yield f"training {name}: the loss is not a number"
         if "alignment/penalty" in metrics and not metrics["alignment/penalty"].notna().any():
             yield f"training {name}: no call was compared with the teacher's attribution"
-    if not carried_out:
+    if not executed_calls:
         yield "no call was carried out in training"
 
 
@@ -58,12 +61,12 @@ def _attribution(folder: Path) -> Iterator[str]:
 
 def _evaluation(folder: Path, config: Config) -> Iterator[str]:
     paths = [folder / f"eval/{name}/seed{seed}/records.parquet" for name in config.methods for seed in config.seeds]
-    carried_out: float = 0
+    executed_calls: float = 0
     for path in paths:
         records = read_run(path)
-        carried_out += (records["called"] & records["call_ok"]).sum()
+        executed_calls += (records["called"] & records["call_ok"]).sum()
         absent = sorted(set(config.test_sets) - set(records["test_set"]))
         if absent:
             yield f"{path}: no question of {', '.join(absent)}"
-    if not carried_out:
+    if not executed_calls:
         yield "no call was carried out in evaluation"

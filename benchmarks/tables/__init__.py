@@ -1,0 +1,1 @@
+"""Tables and figures of a run, computed from its records and metrics alone, without torch."""

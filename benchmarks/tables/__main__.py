@@ -1,4 +1,4 @@
-"""Every table and figure again from the records alone: ``python -m benchmarks.tables results/mini``. No torch."""
+"""Command that rebuilds every table and figure from the records: ``python -m benchmarks.tables results/mini``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.tables.write import write_all
 
 
 def main(arguments: list[str]) -> str:
-    """Write the tables of a profile's folder and return the main one."""
+    """Write the tables and figures of a profile's results folder; return the main table in Markdown."""
     if len(arguments) != 1:
         raise RecordsError("expected one folder: python -m benchmarks.tables results/mini")
     folder = Path(arguments[0])

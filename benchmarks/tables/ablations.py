@@ -1,4 +1,4 @@
-"""One setting changed at a time, each against the method with all settings as configured."""
+"""The ablation table: one setting changed at a time, compared with the method as configured."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ Row = dict[str, object]
 
 
 def ablation_table(results: Results) -> pd.DataFrame:
-    """One row a setting and value; differences on the average over the sets, Holm over all rows.
+    """Compute accuracy and difference to the unchanged method, one row per setting and value.
+
+    Differences are of the average over the test sets, with p-values corrected over all rows (Holm).
 
     Args:
-        results: with the runs of the ablated variants and of the method itself.
+        results: the runs of the ablated variants and of the method itself.
     """
     base = results.config.ablations.method
-    rows: list[Row] = [{"setting": "as configured", "value": "", **_figures(results, base), **_NOTHING}]
+    rows: list[Row] = [{"setting": "as configured", "value": "", **_measures(results, base), **_NO_COMPARISON}]
     for name, (key, value) in results.config.ablated.items():
-        row: Row = {"setting": key, "value": str(value), **_figures(results, name), **_NOTHING}
+        row: Row = {"setting": key, "value": str(value), **_measures(results, name), **_NO_COMPARISON}
         fault = results.fault(name, results.sets) or results.fault(base, results.sets)
         if fault is None:
             found = difference(results, name, base, results.sets)
@@ -30,11 +32,11 @@ def ablation_table(results: Results) -> pd.DataFrame:
     return table.drop(columns=["family", "difference", "fault", "p_holm", "detectable"])
 
 
-_NOTHING: Row = dict.fromkeys(("delta", "low", "high", "p"), np.nan) | {"difference": None, "fault": None}
-"""Of a row that is compared with none."""
+_NO_COMPARISON: Row = dict.fromkeys(("delta", "low", "high", "p"), np.nan) | {"difference": None, "fault": None}
+"""Columns of a row without a comparison."""
 
 
-def _figures(results: Results, name: str) -> Row:
+def _measures(results: Results, name: str) -> Row:
     metrics = results.metrics[results.metrics["method"] == name]
     late = metrics[metrics["step"] > metrics["step"].max() / 2]
     penalty = late["alignment/penalty"].mean() if "alignment/penalty" in late else np.nan

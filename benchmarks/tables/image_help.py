@@ -1,4 +1,4 @@
-"""Did the image help? Accuracy with the tool, without it, and with the original in the edited image's place."""
+"""The table on whether edited images help: accuracy with the tool, with the original returned, and without tools."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ Row = dict[str, object]
 
 
 def image_help_table(results: Results) -> pd.DataFrame:
-    """One row a policy; means over the sets, as fractions.
+    """Compute accuracies with and without the edited image, one row per policy; means over the test sets.
 
-    Source: the comparison and the words *gain* and *harm* after arXiv 2602.01334.
+    The comparison and the terms *gain* and *harm* follow arXiv 2602.01334.
 
     Returns:
-        ``accuracy`` with tools, ``accuracy_original`` with the same call but the unedited image returned,
+        Fractions: ``accuracy`` with tools, ``accuracy_original`` with the same call but the original image returned,
         ``accuracy_off`` without tools; ``help`` = accuracy − accuracy_original with its interval over items and
-        seeds; ``gain``: share of the questions that only the edited image gets right; ``harm``: only the
-        original. Empty where records are missing or were made without the two extra answers.
+        seeds; ``gain``: share of questions answered correctly only with the edited image; ``harm``: only with the
+        original. nan where records are missing or lack the two extra answers.
     """
     return pd.DataFrame([_row(results, name) for name in results.rows if not name.endswith("_no_tools")])
 
@@ -36,7 +36,7 @@ def _row(results: Results, name: str) -> Row:
         for column in ("score", "score_original", "score_off")
     )
     statistics = results.config.statistics
-    # Both scores are the same policy's, so their difference is one number an item and seed.
+    # Both scores belong to the same run, so their difference is one number per item and seed.
     gaps = {each: edited[each] - original[each] for each in edited}
     difference = macro_paired_difference(
         gaps,

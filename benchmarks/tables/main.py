@@ -1,4 +1,4 @@
-"""The main table: one row per method and test set, plus the unweighted average over the sets."""
+"""The main table: one row per method and test set, and one for the unweighted average over the test sets."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ from benchmarks.stats import (
     verdict,
     wilson,
 )
-from iapo.monitors import flags
+from iapo.training.monitors import flags
 
 AVERAGE = "average"
+"""Name of the average over the test sets, in the column of test sets."""
 NOT_COMPUTED = "not computed: "
+"""Beginning of the verdict of a cell that lacks records."""
 REPORTED = Path(__file__).parent.parent / "reported.csv"
+"""Accuracies reported by others, with sources."""
 
 Row = dict[str, object]
 
 
 def main_table(results: Results) -> pd.DataFrame:
-    """Tabulate the records.
+    """Compute the accuracy, tool rates and difference to the reference method of every method and test set.
 
     Returns:
-        Rates in [0, 1]. A cell's interval is Wilson's over the items, with the mean over seeds as the number
-        of right answers: seeds share their items, so they are no further trials. Differences pair items and
-        are empty for the reference itself, or where the reference was not run. ``verdict`` is by the p-value
-        corrected over the methods of the same column (Holm). A cell that lacks items or seeds is empty, and
-        its verdict says why. ``reported`` is what was published about 3B and 7B models (``reported.csv``).
+        Rates in [0, 1]. The interval of a cell is Wilson's over items, with the mean over seeds as the number of
+        successes, since seeds share their items and are not independent trials. Differences are paired by item, and
+        empty for the reference itself or if the reference was not run. ``verdict`` uses p-values corrected over the
+        methods of the same column (Holm). A cell that lacks items or seeds is empty, and its verdict gives the
+        reason. ``reported`` is the accuracy published for 3B and 7B models (``reported.csv``).
     """
     rows = [_row(results, name, sets) for name in results.rows for sets in _columns(results)]
     table = pd.DataFrame(rows)
@@ -48,14 +51,17 @@ def main_table(results: Results) -> pd.DataFrame:
 
 
 def difference_table(results: Results) -> pd.DataFrame:
-    """Every method against every other on the average over the sets; Holm over the methods of one baseline."""
+    """Compare every row with every method on the average over the test sets.
+
+    p-values are corrected over the rows that are compared with the same baseline (Holm).
+    """
     pairs = [(m, baseline) for baseline in results.config.methods for m in results.rows if m != baseline]
     table = with_verdicts(pd.DataFrame([_difference_row(results, *pair) for pair in pairs]), "baseline", results)
     return table.drop(columns=["difference", "fault"])
 
 
 def published() -> pd.DataFrame:
-    """Reported accuracies by (method, test_set), as fractions, with their sources."""
+    """Return published accuracies by (method, test_set), as fractions, with their sources."""
     table = pd.read_csv(REPORTED)
     rows = table[table["method"].notna() & table["test_set"].notna()]
     return pd.DataFrame(
@@ -69,7 +75,7 @@ def published() -> pd.DataFrame:
 
 
 def method_flags(results: Results) -> dict[str, str]:
-    """Method → what its monitors say at the end of its runs."""
+    """Return method → the monitors that raise a flag at the end of its runs, with the seeds concerned."""
     found: dict[str, dict[str, list[str]]] = {}
     for (method, seed), rows in results.metrics.groupby(["method", "seed"], sort=False):
         ordered = rows.sort_values("step").dropna(axis=1, how="all").to_dict("records")
@@ -82,7 +88,7 @@ def method_flags(results: Results) -> dict[str, str]:
 
 
 def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -> PairedDifference:
-    """Of two rows that have no fault on these sets, over items and seeds."""
+    """Return the paired difference of two rows without faults on these test sets, over items and seeds."""
     statistics = results.config.statistics
     return macro_paired_difference(
         {name: results.scores(row, name) for name in sets},
@@ -95,7 +101,7 @@ def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -
 
 
 def _columns(results: Results) -> list[list[str]]:
-    """The sets behind each column of the table: one each, then all."""
+    """The groups of test sets that a row is computed on: each alone, then all together."""
     return [*([name] for name in results.sets), results.sets]
 
 
@@ -148,23 +154,23 @@ def _accuracy(results: Results, row: str, sets: Sequence[str]) -> Row:
 
 
 def _tool_rates(here: Mapping[str, pd.DataFrame]) -> Row:
-    """Calls attempted per question, and carried out per attempt; means over sets, like the accuracy."""
+    """Calls attempted per question, and executed per attempt; means over test sets, like the accuracy."""
     called = np.mean([rows["called"].mean() for rows in here.values()])
     succeeded = np.mean([rows["call_ok"].mean() for rows in here.values()])
     return {"tool_call_rate": called, "tool_success_rate": succeeded / called if called else np.nan}
 
 
 def with_verdicts(table: pd.DataFrame, family: str, results: Results) -> pd.DataFrame:
-    """Holm over the rows that share a value of ``family``, what each could have found, then words.
+    """Add corrected p-values, smallest detectable differences and verdicts to a table of comparisons.
 
     Args:
-        table: with the columns ``difference`` (None where nothing was compared), ``p`` and ``fault``.
-        family: the column that says which rows are corrected together.
-        results: for the level and the power.
+        table: a table with the columns ``difference`` (None where nothing was compared), ``p`` and ``fault``.
+        family: the column whose equal values mark rows that are corrected together.
+        results: source of the confidence level and the power.
 
     Returns:
-        The table with ``p_holm``, ``detectable`` and ``verdict``. Detectable is what passes Holm's first and
-        strictest step.
+        The table with ``p_holm`` (Holm), ``detectable`` and ``verdict``. A detectable difference passes Holm's first
+        and strictest step.
     """
     statistics = results.config.statistics
     by_family = table.groupby(family)["p"]

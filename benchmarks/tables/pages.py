@@ -1,9 +1,8 @@
-"""Every table as people read it: which columns, in which words, with which notes."""
+"""The readable version of every table: which columns it shows, under which names, with which caption and notes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 import pandas as pd
 
@@ -15,12 +14,30 @@ from benchmarks.tables.render import NOTHING, Table, interval, number, percent
 from benchmarks.tables.training import cost_table, dynamics_table, tuning_table
 
 
-def main_page(results: Results, teacher: Mapping[str, Any] | None) -> Table:
-    """Methods by sets.
+class OneTeacher(TypedDict):
+    """The part of one teacher's entry in ``informative.json`` that a page shows."""
+
+    verdict: str
+
+
+class TeacherVerdict(TypedDict):
+    """The part of ``informative.json`` that a page shows; :func:`benchmarks.audit.teachers.summary` writes it."""
+
+    sentence: str
+    """The main teacher's verdict: a word, a colon, the reason."""
+    teacher_seed: int
+    teachers: dict[str, OneTeacher]
+    """Seed → verdict."""
+    agreement: float | None
+    """Correlation of the teachers' penalties within groups; None where it is undefined."""
+
+
+def main_page(results: Results, teacher: TeacherVerdict | None) -> Table:
+    """Return the main table: one row per method, one column per test set.
 
     Args:
-        results: of the run.
-        teacher: whether its attribution is informative (``informative.json``); None where no method asks it.
+        results: results of the profile.
+        teacher: the verdict on the teacher (``informative.json``); None where no method uses a teacher.
     """
     frame = main_table(results)
     config, reference = results.config, results.config.statistics.reference_method
@@ -55,7 +72,7 @@ def main_page(results: Results, teacher: Mapping[str, Any] | None) -> Table:
         *missing,
         *(["Monitors: " + "; ".join(flagged) + "."] if flagged else []),
         *([] if teacher is None else [f"Is the teacher informative? {teacher_note(teacher)}"]),
-        f"Behind any number: `python -m benchmarks.trace {results.folder}/tables/main.csv method=iapo "
+        f"Behind any number: `python -m benchmarks.explain_cell {results.folder}/tables/main.csv method=iapo "
         "test_set=h_bar accuracy`. A `.run.json` beside each file says how it was made.",
     ]
     return Table("main", frame, caption, pd.DataFrame(rows), notes)
@@ -65,8 +82,8 @@ def _first_words(text: str) -> str:
     return "not computed" if text.startswith(NOT_COMPUTED) else text
 
 
-def teacher_note(teacher: Mapping[str, Any]) -> str:
-    """The verdict of ``informative.json`` in one line."""
+def teacher_note(teacher: TeacherVerdict) -> str:
+    """Return the verdict on the teacher in one line of Markdown."""
     others = {seed: each["verdict"] for seed, each in teacher["teachers"].items()}
     others.pop(str(teacher["teacher_seed"]), None)
     word, _, reason = teacher["sentence"].partition(":")
@@ -80,7 +97,7 @@ def teacher_note(teacher: Mapping[str, Any]) -> str:
 
 
 def difference_page(results: Results) -> Table:
-    """Every method against every baseline."""
+    """Return the table of every method against every baseline."""
     frame = difference_table(results)
     shown = pd.DataFrame(
         {
@@ -104,7 +121,7 @@ def difference_page(results: Results) -> Table:
 
 
 def image_help_page(results: Results) -> Table:
-    """Did the image help?"""
+    """Return the table on whether edited images help."""
     frame = image_help_table(results)
     shown = pd.DataFrame(
         {
@@ -126,7 +143,7 @@ def image_help_page(results: Results) -> Table:
 
 
 def dynamics_page(results: Results) -> Table:
-    """Training dynamics, in full in the CSV, at five points for people."""
+    """Return the training dynamics: every step in the CSV, five steps in the readable version."""
     frame = dynamics_table(results)
     rows = []
     for method, steps in frame.groupby("method", sort=False):
@@ -152,7 +169,7 @@ def _watched(steps: pd.DataFrame) -> dict[str, str]:
 
 
 def cost_page(results: Results) -> Table:
-    """What it took."""
+    """Return the table of compute costs."""
     frame = cost_table(results)
     shown = pd.DataFrame(
         {
@@ -173,7 +190,7 @@ def cost_page(results: Results) -> Table:
 
 
 def tuning_page(results: Results) -> Table:
-    """How the weights were chosen."""
+    """Return the table of the weight search."""
     frame = tuning_table(results.folder)
     tuning = results.config.tuning
     shown = pd.DataFrame(
@@ -198,7 +215,7 @@ def tuning_page(results: Results) -> Table:
 
 
 def reported_page() -> Table:
-    """Every published number, with its source."""
+    """Return the table of published accuracies, with their sources."""
     frame = pd.read_csv(REPORTED)
     shown = pd.DataFrame(
         {
@@ -215,7 +232,7 @@ def reported_page() -> Table:
 
 
 def ablation_page(results: Results) -> Table:
-    """One setting changed at a time."""
+    """Return the ablation table."""
     frame = ablation_table(results)
     shown = pd.DataFrame(
         {

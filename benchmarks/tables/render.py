@@ -1,4 +1,7 @@
-"""Tables as CSV, Markdown and LaTeX. CSV holds every digit that is kept; the other two are for people."""
+"""Rendering of tables as CSV, Markdown, LaTeX and HTML.
+
+The CSV has the full table with four decimals; the other formats have its readable version.
+"""
 
 from __future__ import annotations
 
@@ -10,51 +13,52 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from iapo.provenance import atomic_write
+from iapo.artifacts.files import atomic_write
 
-_DECIMALS = "%.4f"
+_FLOAT_FORMAT = "%.4f"
 NOTHING = "–"
+"""Text of a cell without a value."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table to be written three times."""
+    """A table, in full and in its readable version."""
 
     name: str
-    """Of its files."""
+    """Stem of its file names."""
     frame: pd.DataFrame
-    """What the CSV holds."""
+    """The full table, as in the CSV."""
     caption: str
-    """One or two sentences: what is counted, how, and over what."""
+    """One or two sentences: what is measured, how, and over what."""
     shown: pd.DataFrame
-    """What people read: text cells."""
+    """The readable version; every cell is text."""
     notes: Sequence[str] = field(default_factory=tuple)
-    """Lines beneath it."""
+    """Paragraphs below the caption."""
 
 
 def write(table: Table, folder: Path) -> None:
-    """``<name>.csv``, ``.md`` and ``.tex``, each whole or not at all; equal tables are equal bytes."""
+    """Write ``<name>.csv``, ``.md`` and ``.tex``, each atomically; equal tables give equal bytes."""
     write_csv(table.frame, folder / f"{table.name}.csv")
-    with atomic_write(folder / f"{table.name}.md") as partial:
-        partial.write_text(markdown(table))
-    with atomic_write(folder / f"{table.name}.tex") as partial:
-        partial.write_text(latex(table))
+    with atomic_write(folder / f"{table.name}.md") as tmp:
+        tmp.write_text(markdown(table))
+    with atomic_write(folder / f"{table.name}.tex") as tmp:
+        tmp.write_text(latex(table))
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Four decimals and plain line ends."""
-    with atomic_write(path) as partial:
-        frame.to_csv(partial, index=False, float_format=_DECIMALS, lineterminator="\n")
+    """Write a table as CSV, with four decimals and Unix line ends."""
+    with atomic_write(path) as tmp:
+        frame.to_csv(tmp, index=False, float_format=_FLOAT_FORMAT, lineterminator="\n")
 
 
 def markdown(table: Table) -> str:
-    """The table with its caption and notes beneath."""
+    """Return the table in Markdown, followed by its caption and notes."""
     lines = [table.shown.to_markdown(index=False, disable_numparse=True), "", table.caption]
     return "\n".join([*lines, *(line for note in table.notes for line in ("", note))]) + "\n"
 
 
 def html(tables: Sequence[Table]) -> str:
-    """All tables on one page that needs nothing else, for the report."""
+    """Return all tables on one self-contained HTML page, for the report."""
     parts = [
         f"<h2>{escape(table.name.replace('_', ' '))}</h2>\n{table.shown.to_html(index=False, border=0)}\n"
         + "\n".join(f"<p>{escape(text.replace('**', ''))}</p>" for text in (table.caption, *table.notes))
@@ -68,14 +72,14 @@ def html(tables: Sequence[Table]) -> str:
 _STYLE = (
     "body{font:15px/1.4 sans-serif;margin:2em}p{max-width:60em}table{border-collapse:collapse}"
     "th,td{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd}"
-    # An interval broken over three lines cannot be read down a column.
+    # Intervals broken over several lines are hard to compare down a column.
     "td{white-space:nowrap}"
     "th:first-child,td:first-child{text-align:left}"
 )
 
 
 def latex(table: Table) -> str:
-    """A float with booktabs rules; needs ``\\usepackage{booktabs}``."""
+    """Return the table as a LaTeX float with booktabs rules; needs ``\\usepackage{booktabs}``."""
     body = (
         table.shown.map(_tex)
         .rename(columns=_tex)
@@ -110,23 +114,23 @@ def _tex(text: object) -> str:
 
 
 def percent(value: object, digits: int = 1) -> str:
-    """``0.675`` → ``67.5``; a dash for what is missing."""
+    """Format a fraction in percent: ``0.675`` → ``67.5``; a dash for a missing value."""
     return NOTHING if _missing(value) else f"{100 * float(str(value)):.{digits}f}"
 
 
 def points(value: object) -> str:
-    """The same with its sign."""
+    """Format a fraction in percentage points with its sign; a dash for a missing value."""
     return NOTHING if _missing(value) else f"{100 * float(str(value)):+.1f}"
 
 
 def interval(middle: object, low: object, high: object, *, signed: bool = False) -> str:
-    """``67.5 [60.3, 74.7]``."""
+    """Format an estimate with its interval: ``67.5 [60.3, 74.7]``; a dash for a missing estimate."""
     how = points if signed else percent
     return NOTHING if _missing(middle) else f"{how(middle)} [{how(low)}, {how(high)}]"
 
 
 def number(value: object, digits: int = 2) -> str:
-    """A plain number; a dash for what is missing."""
+    """Format a number; a dash for a missing value."""
     return NOTHING if _missing(value) else f"{float(str(value)):.{digits}f}"
 
 

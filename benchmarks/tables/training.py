@@ -1,11 +1,10 @@
-"""What training did and what it cost: dynamics over steps, cost by method, and the choice of the weights."""
+"""Tables on training: dynamics over steps, compute cost by method, and the search for reward weights."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,7 +24,7 @@ Row = dict[str, object]
 
 
 def dynamics_table(results: Results) -> pd.DataFrame:
-    """One row a method and step: means, smallest and largest over the seeds of what is watched."""
+    """Compute mean, minimum and maximum over the seeds of each monitored metric, one row per method and step."""
     found = {name: column for name, column in DYNAMICS.items() if column in results.metrics}
     if not found:
         return pd.DataFrame(columns=["method", "step", "n_seeds"])
@@ -37,12 +36,12 @@ def dynamics_table(results: Results) -> pd.DataFrame:
 
 
 def cost_table(results: Results) -> pd.DataFrame:
-    """What each method's runs took, and what was made once for all of them.
+    """Sum up the cost of each method's runs, and of the stages that all methods share.
 
     Returns:
-        ``hours``: of all runs together, on ``device`` (CPU hours are wall time × threads, GPU hours × GPUs);
-        ``seconds_per_run``, ``seconds_per_step`` (medians); ``attribution_share`` and ``verifier_share`` of the
-        step time.
+        ``hours`` of all runs together on ``device`` (wall time × threads on a CPU, × GPUs on a GPU);
+        ``seconds_per_run``, ``seconds_per_step``: medians; ``attribution_share``, ``verifier_share``: fractions of
+        the training step time.
     """
     rows = [
         _cost(name, cost_records(results, name)) | _shares(results.metrics[results.metrics["method"] == name])
@@ -58,18 +57,18 @@ _SHARED = {
     "weights on the dev split": ("tuning/*.run.json",),
     "evaluation": ("eval/*/seed*/records.run.json",),
 }
-"""What is made once for all methods → its run records."""
+"""Stage that all methods share → glob patterns of its run records."""
 
 
 def cost_records(results: Results, what: str) -> list[Path]:
-    """The run records behind a row of the cost table, whether they are there or not."""
+    """Return the paths of the run records that a row of the cost table uses; those of a method may not exist."""
     if what in _SHARED:
         return [path for pattern in _SHARED[what] for path in sorted(results.folder.glob(pattern))]
     return [metrics_path(results.folder, what, seed).with_name("model.run.json") for seed in results.config.seeds]
 
 
 def tuning_table(folder: Path) -> pd.DataFrame:
-    """One row a trial on the dev split; ``chosen`` marks the weight that the table's runs were trained with."""
+    """List the trials on the dev split, one row each; ``chosen`` marks the weight that the main table's runs use."""
     rows: list[Row] = []
     for path in sorted(folder.glob("tuning/*.json")):
         if path.name.endswith(".run.json"):
@@ -81,7 +80,7 @@ def tuning_table(folder: Path) -> pd.DataFrame:
         ]
     columns = ["method", "key", "factor", "weight", "accuracy", "call_rate", "items", "chosen"]
     frame = pd.DataFrame(rows, columns=columns)
-    # Over the items alone: what a choice between two trials has to exceed.
+    # Over items alone: the noise that a difference between two trials has to exceed.
     error = np.sqrt(frame["accuracy"] * (1 - frame["accuracy"]) / frame["items"])
     frame.insert(columns.index("call_rate"), "standard_error", error)
     return frame
@@ -102,7 +101,7 @@ def _cost(name: str, paths: Sequence[Path]) -> Row:
 
 
 def _shares(metrics: pd.DataFrame) -> Row:
-    def total(column: str) -> Any:
+    def total(column: str) -> float:
         return metrics[column].sum() if column in metrics else 0.0
 
     step = total("seconds/step")

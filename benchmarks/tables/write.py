@@ -1,4 +1,4 @@
-"""Tables and figures of a run, from what its folder holds."""
+"""Writing of all tables and figures of a profile, from the contents of its results folder."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from benchmarks.results import Results, load_results
 from benchmarks.tables import pages
 from benchmarks.tables.main import AVERAGE
 from benchmarks.tables.render import Table, html, markdown, write
-from iapo.config import Config
-from iapo.provenance import atomic_write
+from iapo.artifacts.files import atomic_write
+from iapo.config.schema import Config
 
 
 def write_all(folder: Path, config: Config) -> str:
-    """Write ``tables/`` and ``figures/`` of a profile's folder.
+    """Write ``tables/`` and ``figures/`` of a profile's results folder.
 
     Args:
         folder: ``results/<profile>``.
-        config: of the run.
+        config: configuration of the profile.
 
     Returns:
         The main table in Markdown.
@@ -43,8 +43,8 @@ def write_all(folder: Path, config: Config) -> str:
     }
     for table in tables.values():
         write(table, folder / "tables")
-    with atomic_write(folder / "tables/tables.html") as partial:
-        partial.write_text(html(list(tables.values())))
+    with atomic_write(folder / "tables/tables.html") as tmp:
+        tmp.write_text(html(list(tables.values())))
     _draw(results, tables)
     return markdown(tables["main"])
 
@@ -62,11 +62,11 @@ def _draw(results: Results, tables: dict[str, Table]) -> None:
 
 
 def write_ablations(folder: Path, config: Config) -> str:
-    """Write ``tables/ablations.*`` and return it in Markdown.
+    """Write the ablation table, ``tables/ablations.*``, and return it in Markdown.
 
     Args:
         folder: ``results/<profile>``.
-        config: of the run, with its grid.
+        config: configuration of the profile, with its ablations.
     """
     table = pages.ablation_page(load_results(folder, config, config.ablation_runs))
     write(table, folder / "tables")

@@ -1,24 +1,32 @@
-"""What lmms-eval calls for each item: the prompt, the score, the mean."""
+"""The functions that lmms-eval's task files name: prompt rendering, scoring of one item, and the mean score."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
-from iapo.answers import extract, score
-from iapo.data.store import example_from_row
-from iapo.prompts import ANSWER_PREFIX, open_image, prompt_messages
+from PIL.Image import Image
+
+from iapo.data.prompts import ANSWER_PREFIX, Message, open_image, prompt_messages
+from iapo.data.store import ExampleRow, example_from_row
+from iapo.rewards.answer_matching import extract, score
 
 INSTRUCTION = (
     f'Close with a line that holds only "{ANSWER_PREFIX}" and the answer, as short as it can be: the number, the '
     "label, or for a statement true or false. Separate several answers by ||."
 )
-"""What our policies know by training and another model has to be told."""
+"""Instruction for models that were not trained on this task."""
 
 
-def doc_to_messages(doc: dict[str, Any], *_: Any, **__: Any) -> list[dict[str, Any]]:
-    """The prompt in lmms-eval's chat protocol, for models other than ours."""
+class ScoredItem(TypedDict):
+    """The part of an item's record that the mean score needs."""
+
+    score: float
+
+
+def doc_to_messages(doc: ExampleRow, *_: object, **__: object) -> list[Message]:
+    """Return the prompt in lmms-eval's chat format, for models other than this project's policies."""
     (message,) = prompt_messages(example_from_row(doc))
     parts = [
         {"type": "image", "url": part["image"]} if part["type"] == "image" else part for part in message["content"]
@@ -26,25 +34,25 @@ def doc_to_messages(doc: dict[str, Any], *_: Any, **__: Any) -> list[dict[str, A
     return [{"role": message["role"], "content": [*parts, {"type": "text", "text": "\n" + INSTRUCTION}]}]
 
 
-def doc_to_visual(doc: dict[str, Any]) -> list[Any]:
-    """The figure."""
+def doc_to_visual(doc: ExampleRow) -> list[Image]:
+    """Return the figure's image."""
     return [open_image(example_from_row(doc))]
 
 
-def doc_to_text(doc: dict[str, Any]) -> str:
-    """Context, request and how to answer."""
+def doc_to_text(doc: ExampleRow) -> str:
+    """Return the prompt's text: context, request and instruction."""
     return f"{doc['context']}\n{doc['request']}\n{INSTRUCTION}"
 
 
-def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Score one response with the matcher that the reward uses.
+def process_results(doc: ExampleRow, results: Sequence[str]) -> dict[str, dict[str, object]]:
+    """Score one response with the answer matching of the outcome reward.
 
     Args:
         doc: a row of the test set.
-        results: one response: our agent's JSON, or another model's plain text.
+        results: a single response: JSON from :class:`benchmarks.agent.FigureAgent`, or another model's plain text.
 
     Returns:
-        ``accuracy`` → the item's record; :func:`mean_score` reads its ``score``.
+        ``accuracy`` → the item's record, whose ``score`` :func:`mean_score` averages.
     """
     response = _response(results[0])
     record = {
@@ -58,8 +66,8 @@ def process_results(doc: dict[str, Any], results: Sequence[str]) -> dict[str, di
     return {"accuracy": record | response}
 
 
-def _answer_and_score(turn: str | None, doc: dict[str, Any]) -> tuple[str | None, float | None]:
-    """What a turn answers and whether this is right; None for both where the question was not put this way."""
+def _answer_and_score(turn: str | None, doc: ExampleRow) -> tuple[str | None, float | None]:
+    """The answer extracted from a turn and its score; None for both if there is no such turn."""
     if turn is None:
         return None, None
     answer = extract(turn)
@@ -73,12 +81,12 @@ def _response(text: str) -> dict[str, Any]:
         response = None
     if isinstance(response, dict) and "answer_turn" in response:
         return response
-    # A plain reply, given without our tools and asked for once.
+    # A plain reply of another model, which has no tools and answers once.
     unasked = {"answer_turn_original": None, "answer_turn_off": None}
     no_call = {"call": None, "called": False, "call_ok": False, "truncated": False}
     return {"turns": [text], "answer_turn": text, **unasked, **no_call}
 
 
-def mean_score(records: Sequence[dict[str, Any]]) -> float:
-    """Accuracy in [0, 1]."""
+def mean_score(records: Sequence[ScoredItem]) -> float:
+    """Return the mean score of the records, in [0, 1]."""
     return sum(record["score"] for record in records) / len(records)

@@ -1,4 +1,8 @@
-"""Boxes as records write them, as pixels: by label, listed or in columns; fractions of the picture or pixels."""
+"""Bounding boxes: conversion of every form that raw records use into pixels, and detection of sub-figure panels.
+
+Records give boxes keyed by label, as a list parallel to the labels, or as four columns, in fractions of the image or
+in pixels. Irregularities are collected rather than raised, so that a report can list them.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,15 @@ from iapo.data.records import IngestError, Record
 from iapo.types import Box, Family
 
 Unit = Literal["fraction", "pixel"]
+
 Corners = tuple[float, float, float, float]
-"""Left, top, right, bottom as written, in either unit."""
+"""Left, top, right, bottom as the record gives them, in either unit."""
+
+RawBox = Mapping[str, float] | Sequence[float]
+"""A box in a record: keyed by corner, or the four coordinates in order."""
+
 Boxes = dict[Family, dict[str, Box]]
+"""Family → label → box in pixels."""
 
 Oddity = Literal[
     "repeated label",
@@ -29,51 +39,61 @@ Oddity = Literal[
     "focus area without a label",
     "no boxes",
 ]
+"""A kind of irregularity in a record that does not make it unusable."""
 
-_NAMES = ("x1", "y1", "x2", "y2")
+_CORNER_KEYS = ("x1", "y1", "x2", "y2")
+
 _LARGEST_FRACTION = 1.5
-"""Boxes may reach a little over the picture's edge, yet none in pixels is as small as this."""
-_SAME_BOX = 2
-"""How far apart the corners of equal boxes may be, px: one was rounded and the other not."""
+"""Upper limit of a coordinate in fractions: boxes may extend slightly beyond the image, and none in pixels is as
+small as this."""
+
+_BOX_TOLERANCE = 2
+"""Largest difference between the corners of boxes that count as equal, px: only one of them may be rounded."""
+
 _EDGE_THRESHOLDS = (100, 200)
-"""ReFocus's for Canny's hysteresis, in steps of brightness."""
-_MOST_PANELS = 10
+"""ReFocus's hysteresis thresholds for Canny edge detection, in grey levels."""
+
+_MAX_PANELS = 10
+
 _PANEL_TOLERANCE = 10
-"""How far a sub-figure's width plus height may be from the largest one's, px."""
+"""Largest difference between a panel's width plus height and that of the largest panel, px."""
 
 
 class BoxReader:
-    """Reads one record's boxes in whatever form, and notes what is odd about them."""
+    """Reader of one record's boxes in any of their forms, which also collects their irregularities."""
 
     def __init__(self, record: Record, size: tuple[int, int]) -> None:
-        """``size`` is the picture's width and height, px."""
+        """Prepare to read one record; ``size`` is the image's width and height, px."""
         self._record, self._size = record, size
         self.unit: Unit = "pixel"
-        """Of the boxes as written; known once they were read."""
+        """Unit of the boxes in the record; set by :meth:`read`."""
         self.oddities: dict[Oddity, list[str]] = {}
-        """What was odd → the labels concerned."""
+        """Kind of irregularity → the labels concerned."""
 
     def read(self, fields: Mapping[Family, tuple[str, str]]) -> Boxes:
-        """Boxes in pixels, clipped to the picture.
+        """Return the record's boxes in pixels, clipped to the image.
 
         Args:
-            fields: family → the record's fields of its labels and of their boxes.
+            fields: family → the names of the record's fields that hold its labels and its boxes.
 
         Returns:
-            Family → label → box. Labels are made distinct, so that each place can be named; families and labels
+            Family → label → box. Repeated labels are numbered, so that every box can be named; families and labels
             without a box are absent.
+
+        Raises:
+            IngestError: for a missing field or a malformed box.
         """
-        written = {family: self._written(*names) for family, names in fields.items()}
-        self.unit = _unit_of(corners for named in written.values() for corners in named.values())
+        corners_by_family = {family: self._corners_by_label(*names) for family, names in fields.items()}
+        self.unit = _unit_of(corners for named in corners_by_family.values() for corners in named.values())
         boxes: Boxes = {}
-        for family, named in written.items():
-            placed = {label: self._placed(label, corners) for label, corners in named.items()}
+        for family, named in corners_by_family.items():
+            placed = {label: self._in_image(label, corners) for label, corners in named.items()}
             if kept := {label: box for label, box in placed.items() if box is not None}:
                 boxes[family] = kept
         return boxes
 
     def focus_labels(self, boxes: Mapping[Family, Mapping[str, Box]]) -> tuple[str, ...]:
-        """The annotated labels (``focus_areas``): named, or told by their boxes."""
+        """Return the annotated labels (``focus_areas``), which records give as labels or as boxes."""
         known = {label: box for labels in boxes.values() for label, box in labels.items()}
         areas = self._record.fields.get("focus_areas") or []
         labels: dict[str, None] = {}
@@ -86,18 +106,18 @@ class BoxReader:
         return tuple(labels)
 
     def note(self, oddity: Oddity, *labels: str) -> None:
-        """Add to :attr:`oddities`."""
+        """Record an irregularity in :attr:`oddities`."""
         self.oddities.setdefault(oddity, []).extend(labels)
 
-    def _nearest(self, area: Any, known: Mapping[str, Box]) -> str:
+    def _nearest(self, area: RawBox, known: Mapping[str, Box]) -> str:
         wanted = _to_pixels(self._corners("focus_areas", area), self._size, self.unit)
         for label, box in known.items():
-            if all(abs(a - b) <= _SAME_BOX for a, b in zip(box, wanted, strict=True)):
+            if all(abs(a - b) <= _BOX_TOLERANCE for a, b in zip(box, wanted, strict=True)):
                 return label
         return ""
 
-    def _written(self, labels_field: str, boxes_field: str) -> dict[str, Corners]:
-        """Distinct label → corners."""
+    def _corners_by_label(self, labels_field: str, boxes_field: str) -> dict[str, Corners]:
+        """Distinct label → corners, as the record gives them."""
         labels = [str(label) for label in self._record[labels_field]]
         boxes = self._record[boxes_field]
         if _is_keyed(boxes):
@@ -112,15 +132,15 @@ class BoxReader:
         named: dict[str, Corners] = {}
         for label, box in pairs:
             if box is not None:
-                named[self._distinct(label, named)] = self._corners(boxes_field, box)
+                named[self._distinct_label(label, named)] = self._corners(boxes_field, box)
         return named
 
     def note_all(self, oddity: Oddity, labels: Iterable[str]) -> None:
-        """Add to :attr:`oddities` where there are any."""
+        """Record an irregularity in :attr:`oddities` if it concerns any label."""
         if found := list(labels):
             self.note(oddity, *found)
 
-    def _distinct(self, label: str, taken: Mapping[str, Corners]) -> str:
+    def _distinct_label(self, label: str, taken: Mapping[str, Corners]) -> str:
         tidy = _tidy(label)
         if not tidy:
             self.note("blank label", label)
@@ -130,9 +150,9 @@ class BoxReader:
         self.note("repeated label", tidy)
         return next(name for i in range(2, len(taken) + 3) if (name := f"{tidy} ({i})") not in taken)
 
-    def _corners(self, name: str, box: Any) -> Corners:
+    def _corners(self, name: str, box: RawBox) -> Corners:
         try:
-            values = [box[corner] for corner in _NAMES] if isinstance(box, Mapping) else list(box)
+            values = [box[corner] for corner in _CORNER_KEYS] if isinstance(box, Mapping) else list(box)
             left, top, right, bottom = (float(value) for value in values)
         except (KeyError, TypeError, ValueError):
             raise IngestError(f"{self._record.where}: {name} holds {box!r}; expected x1, y1, x2 and y2") from None
@@ -140,7 +160,7 @@ class BoxReader:
             raise IngestError(f"{self._record.where}: {name} holds {box!r}; expected finite numbers")
         return left, top, right, bottom
 
-    def _placed(self, label: str, corners: Corners) -> Box | None:
+    def _in_image(self, label: str, corners: Corners) -> Box | None:
         box = _to_pixels(corners, self._size, self.unit)
         clipped = _clipped(box, self._size)
         if clipped is None:
@@ -151,23 +171,24 @@ class BoxReader:
 
 
 def _tidy(label: str) -> str:
-    """On one line and without outer space, as a model will write it."""
+    """Collapse white space to single spaces, as a model will write the label."""
     return " ".join(label.split())
 
 
-def _is_keyed(boxes: Any) -> bool:
-    """Whether boxes are keyed by label, and not by corner."""
+def _is_keyed(boxes: object) -> bool:
+    """Whether boxes are keyed by label rather than by corner."""
     return isinstance(boxes, Mapping) and not _is_columns(boxes)
 
 
-def _is_columns(boxes: Mapping[str, Any]) -> bool:
-    return set(boxes) == set(_NAMES) and all(isinstance(column, list) for column in boxes.values())
+def _is_columns(boxes: Mapping[str, object]) -> bool:
+    return set(boxes) == set(_CORNER_KEYS) and all(isinstance(column, list) for column in boxes.values())
 
 
 def _rows(boxes: Any) -> list[Any]:
-    """Listed boxes; four columns, as Arrow stores lists of boxes, are turned into rows."""
+    """One box per element; the four columns in which Arrow stores a list of boxes are transposed."""
     if isinstance(boxes, Mapping):
-        return [dict(zip(_NAMES, row, strict=True)) for row in zip(*(boxes[name] for name in _NAMES), strict=True)]
+        columns = [boxes[name] for name in _CORNER_KEYS]
+        return [dict(zip(_CORNER_KEYS, row, strict=True)) for row in zip(*columns, strict=True)]
     return list(boxes)
 
 
@@ -188,14 +209,21 @@ def _clipped(box: Box, size: tuple[int, int]) -> Box | None:
 
 
 def find_panels(image: Image.Image) -> dict[str, Box]:
-    """Candidate sub-figures, labelled by position, as ReFocus finds them.
+    """Detect the panels of a multi-panel figure, following ReFocus.
 
-    Canny edges, external contours, the ten longest, of those the ones about as large as the largest. ReFocus blurs
-    before, which moves the edges and is not needed; with lower thresholds a JPEG's noise joins or breaks frames.
+    Of the ten longest external contours of the Canny edges, those about as large as the largest are panels. Unlike
+    ReFocus, the image is not blurred first: that moves the edges and is not needed. With lower thresholds JPEG noise
+    joins or breaks frames.
+
+    Args:
+        image: the figure, in any mode.
+
+    Returns:
+        ``row <i> column <j>`` → box in pixels; empty where no contour is found.
     """
     edges = cv2.Canny(np.asarray(image.convert("L")), *_EDGE_THRESHOLDS)
     contours, _ = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    longest = sorted(contours, key=lambda c: -cv2.arcLength(c, True))[:_MOST_PANELS]
+    longest = sorted(contours, key=lambda c: -cv2.arcLength(c, True))[:_MAX_PANELS]
     boxes = [cv2.boundingRect(contour) for contour in longest]
     largest = max((w + h for _, _, w, h in boxes), default=0)
     panels = [(x, y, x + w, y + h) for x, y, w, h in boxes if abs(w + h - largest) <= _PANEL_TOLERANCE]
@@ -203,7 +231,7 @@ def find_panels(image: Image.Image) -> dict[str, Box]:
 
 
 def _inside_another(panel: Box, panels: Sequence[Box]) -> bool:
-    """A frame has an outer and an inner edge; the outer one is the panel."""
+    """Whether a box lies in another: a frame has an outer and an inner contour, of which the outer is the panel."""
     return any(
         other != panel
         and other[0] <= panel[0]
@@ -215,7 +243,7 @@ def _inside_another(panel: Box, panels: Sequence[Box]) -> bool:
 
 
 def _by_position(panels: Sequence[Box]) -> dict[str, Box]:
-    """Rows are panels whose vertical centres lie within each other; columns follow from left to right."""
+    """Label panels by row and column: a panel that starts above the middle of the row's first one joins that row."""
     labelled: dict[str, Box] = {}
     rows: list[list[Box]] = []
     for panel in sorted(panels, key=lambda box: (box[1], box[0])):

@@ -1,7 +1,7 @@
-"""From a record in ReFocus's form to an example: the one path that every source goes through.
+"""Ingestion: conversion of one raw record in ReFocus's format into an example, shared by every source.
 
-Sources differ in where records and figures lie and in the names of fields; they bring what they have into the form
-that :func:`read_record` takes. Every box is converted to pixels there, once.
+Sources differ in file layout and field names; each maps its records to the format that :func:`read_record` takes,
+where boxes are converted to pixels once.
 """
 
 from __future__ import annotations
@@ -12,15 +12,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageFile
 
 from iapo.data.boxes import Boxes, BoxReader, Oddity, Unit, find_panels
-from iapo.data.hints import hint_text
-from iapo.data.mini import RAW_FILES
+from iapo.data.mini_world.hints import hint_text
+from iapo.data.mini_world.world import RAW_FILES
 from iapo.data.records import IngestError, LeftOutError, Record
-from iapo.types import TEST_SETS, Example, Family, Figure, FigureKind, Metric, Split
+from iapo.types import TEST_SETS, Box, Example, Family, Figure, FigureKind, Metric, Split
 
 KIND: Mapping[str, FigureKind] = {
     "charxiv": "subfigures",
@@ -30,49 +29,56 @@ KIND: Mapping[str, FigureKind] = {
     "vwtq_syn": "table",
     "vtabfact": "table",
 }
-"""Test set → what its figures are."""
+"""Test set → kind of its figures."""
+
 NOUN: Mapping[FigureKind, str] = {
     "h_bar": "chart",
     "v_bar": "chart",
     "table": "table",
     "subfigures": "figure",
 }
+"""Kind of figure → the noun that prompts use for it."""
+
 _METRIC: Mapping[str, Metric] = {"h_bar": "relaxed", "v_bar": "relaxed", "vtabfact": "fact"}
+
 _CHART_FIELDS: Mapping[Family, tuple[str, str]] = {
     "x_values": ("x_values", "x_bboxes"),
     "y_values": ("y_values", "y_bboxes"),
 }
+
 _FIELDS: Mapping[FigureKind, Mapping[Family, tuple[str, str]]] = {
     "h_bar": _CHART_FIELDS,
     "v_bar": _CHART_FIELDS,
     "table": {"rows": ("row_starters", "rows_bbox"), "columns": ("column_headers", "columns_bbox")},
 }
-"""Kind → family → the fields of its labels and of their boxes."""
+"""Kind of figure → family → names of the record's fields that hold its labels and its boxes."""
+
 _TRUTHS = {"1": "1", "true": "1", "0": "0", "false": "0"}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """An example and how its record was written."""
+    """An example, with what was found about its record."""
 
     example: Example
     signature: str
-    """sha256 of the picture's size and pixels: equal for questions on one figure, however it was saved."""
+    """sha256 of the image's size and pixels: equal for all questions about one figure, in any file format."""
     unit: Unit | None
-    """Of its boxes; None where it has none, or its boxes were found in the picture."""
+    """Unit of the record's boxes; None where it has none, or where they were detected in the image."""
     oddities: Mapping[Oddity, list[str]]
-    """What is odd about it → the labels concerned."""
+    """Kind of irregularity → the labels concerned."""
 
 
 def ingest(root: Path, split: Split) -> dict[str, list[Example]]:
-    """All examples of a split of the mini world, by test set.
+    """Return all examples of one split of the mini world, by test set.
 
     Args:
-        root: of the raw layout, as :func:`iapo.data.mini.write_raw` writes it.
-        split: the folder to read.
+        root: raw directory, as written by :func:`iapo.data.mini_world.world.write_raw`.
+        split: which split to read.
 
     Raises:
-        IngestError: for a missing file, field or figure, and for anything odd: the drawings are ours.
+        IngestError: for a missing file, field or figure, and for any irregularity, since the mini world's own records
+            must have none.
     """
     return {test_set: list(_ingest_set(root / split, test_set, split)) for test_set in TEST_SETS}
 
@@ -96,24 +102,24 @@ def _ingest_set(folder: Path, test_set: str, split: Split) -> Iterator[Example]:
 
 
 def read_record(record: Record, picture: bytes, *, test_set: str, split: Split) -> Reading:
-    """The example that a record holds.
+    """Convert a raw record into an example.
 
     Args:
-        record: with ReFocus's fields: ``query`` (``prompt`` for sub-figures), ``answer``, the labels and boxes of
-            its kind of figure, and where it is annotated ``focus_areas``, labels or boxes. Boxes are keyed by label,
-            listed in the labels' order or four columns, in fractions of the picture or in pixels, which their size
-            tells.
-        picture: the figure's file.
-        test_set: decides the kind of figure and the metric.
-        split: of the example.
+        record: a record with ReFocus's fields: ``query`` (``prompt`` for sub-figures), ``answer``, the labels and
+            boxes of its kind of figure, and, where annotated, ``focus_areas`` as labels or boxes. Boxes are keyed by
+            label, listed in the order of the labels, or given as four columns; whether they are fractions of the
+            image or pixels is inferred from their size.
+        picture: the encoded image file.
+        test_set: determines the kind of figure and the metric.
+        split: the split to assign to the example.
 
     Returns:
-        The example, which has the record's name and the mini world's context, and what is odd about the record.
+        The example, with the record's name as its id and the mini world's context, and the record's irregularities.
 
     Raises:
-        LeftOutError: for a picture that does not open or has no panels, a record without a question, and one without
-            a usable answer.
-        IngestError: for a missing field, or a box that is none.
+        LeftOutError: if the image cannot be decoded or has no panels, or the record has no question or no usable
+            answer.
+        IngestError: for a missing field or a malformed box.
     """
     kind = KIND[test_set]
     image = _opened(record, picture)
@@ -139,7 +145,7 @@ def read_record(record: Record, picture: bytes, *, test_set: str, split: Split) 
 
 
 def _opened(record: Record, picture: bytes) -> Image.Image:
-    # lmms-eval sets this for its whole process; half a figure would pass for a whole one.
+    # lmms-eval allows truncated images in its whole process, which would let half a figure pass for a whole one.
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
         image = Image.open(io.BytesIO(picture))
@@ -157,7 +163,7 @@ def _signature(image: Image.Image) -> str:
     return digest.hexdigest()
 
 
-def _panels(record: Record, image: Image.Image) -> dict[str, tuple[int, int, int, int]]:
+def _panels(record: Record, image: Image.Image) -> dict[str, Box]:
     panels = find_panels(image)
     if not panels:
         raise LeftOutError(record, "no panel", "its figure has no contour that could be a panel")
@@ -165,7 +171,7 @@ def _panels(record: Record, image: Image.Image) -> dict[str, tuple[int, int, int
 
 
 def _context(kind: FigureKind, boxes: Boxes) -> str:
-    """Block P: the kind of figure and the labels of its longest family."""
+    """The text of block P: the kind of figure and the labels of its largest family."""
     labels = max(boxes.values(), key=len, default={})
     return f"{NOUN[kind]} : {' , '.join(labels)} ."
 
@@ -178,7 +184,7 @@ def _request(record: Record, name: str) -> str:
 
 
 def _gold_answer(record: Record, metric: Metric) -> str:
-    """One line of text; several answers joined by ``|||``, truths as ``1`` and ``0``."""
+    """The gold answer as one line: multiple answers joined by ``|||``, truth values as ``1`` and ``0``."""
     value = record["answer"]
     answers = [text for each in (value if isinstance(value, list) else [value]) if (text := _answer_text(each))]
     if not answers:
@@ -191,7 +197,7 @@ def _gold_answer(record: Record, metric: Metric) -> str:
     return truth
 
 
-def _answer_text(value: Any) -> str:
+def _answer_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer():

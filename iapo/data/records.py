@@ -1,4 +1,7 @@
-"""One raw record, and what is said where it is not what it should be."""
+"""Raw records, and the errors raised where one is malformed or unusable.
+
+Every message names the file, the record and the field, since a dataset has thousands of records.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,23 @@ from typing import Any
 
 
 class IngestError(ValueError):
-    """Raw data is not what it should be; the message names file, record and field, and what to do."""
+    """Raised for malformed raw data; the message names file, record and field, and what to do."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """One raw record, whose missing fields name themselves."""
+    """One raw record; looking up a missing field raises an error that names it."""
 
     path: Path
-    """The file that it is from."""
+    """The file that holds the record."""
     name: str
-    """Its id there."""
+    """The record's id in that file."""
     fields: Mapping[str, Any]
+    """The record's JSON object."""
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """The record's location, for error messages."""
         return f"{self.path}, record {self.name!r}"
 
     def __getitem__(self, name: str) -> Any:
@@ -34,9 +38,9 @@ class Record:
 
 
 class LeftOutError(IngestError):
-    """One record cannot be used, while the others of its file can."""
+    """Raised for a record that cannot be used although the rest of its file can."""
 
     def __init__(self, record: Record, reason: str, found: str) -> None:
         super().__init__(f"{record.where}: {found}")
         self.reason = reason
-        """Short, the same for all records that are left out for it."""
+        """Short reason, the key under which reports group the records left out."""

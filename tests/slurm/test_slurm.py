@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from iapo.checkpoints import is_whole, metrics_file, step_of
-from iapo.provenance import ROOT
+from iapo.artifacts.code_digest import ROOT
+from iapo.training.checkpoints import is_whole, metrics_file, step_of
 
 HERE = Path(__file__).parent
 pytestmark = [

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from iapo.provenance import ROOT
+from iapo.artifacts.code_digest import ROOT
 
 
 def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -52,5 +52,6 @@ def test_a_typo_is_one_line_before_any_job() -> None:
 
 
 def test_planning_imports_no_torch() -> None:
-    code = "import sys, baselines, iapo.config, iapo.preflight, iapo.provenance; sys.exit('torch' in sys.modules)"
+    modules = "baselines, iapo.config.schema, iapo.jobs.preflight, iapo.jobs.workflow_job"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -2,15 +2,21 @@ TEACHERS = {
     f"teacher{seed}": teacher_directory(seed) / "model.safetensors"
     for seed in CONFIG.asked_teachers
 }
-AUDIT_CODE = code_hash(
-    *ATTRIBUTION_MODULES,
-    "benchmarks.audit",
-    "iapo.block_sums",
-    "iapo.informative",
-    "iapo.live",
-    "iapo.probe",
-    "iapo.teacher_cache",
-)
+AUDIT_SETTINGS = [
+    "device",
+    "audit.prompts",
+    "audit.teacher_seeds",
+    "attribution",
+    "alignment",
+    "teacher.n_steps",
+    "teacher.train_seed",
+    "statistics.seed",
+]
+SAMPLING_SETTINGS = [
+    "train.temperature",
+    "evaluation.turn_tokens",
+    "student.cold_start.seed",
+]
 
 
 rule informative_teacher:
@@ -32,9 +38,8 @@ rule informative_teacher:
     resources:
         gpu=gpus(),
     params:
-        audit=asdict(CONFIG.audit),
-        settings=[asdict(CONFIG.teacher_attribution), asdict(CONFIG.alignment)],
-        code=AUDIT_CODE,
+        settings=declare(CONFIG, *AUDIT_SETTINGS),
+        code=code("informative_teacher"),
     script:
         "../scripts/informative_teacher.py"
 
@@ -56,9 +61,14 @@ rule compare_options:
     resources:
         gpu=gpus(),
     params:
-        audit=asdict(CONFIG.audit),
-        settings=[asdict(CONFIG.teacher_attribution), asdict(CONFIG.alignment)],
-        code=AUDIT_CODE,
+        settings=declare(
+            CONFIG,
+            *AUDIT_SETTINGS,
+            *SAMPLING_SETTINGS,
+            "audit.rollouts",
+            "audit.reference_steps",
+        ),
+        code=code("compare_options"),
     script:
         "../scripts/compare_options.py"
 
@@ -93,10 +103,18 @@ if AUDITED is not None:
         resources:
             gpu=gpus(),
         params:
-            audit=asdict(CONFIG.audit),
+            settings=declare(
+                CONFIG,
+                *AUDIT_SETTINGS,
+                *SAMPLING_SETTINGS,
+                "audit.rollouts",
+                "audit.reference_steps",
+                "teacher.sampled_calls",
+                "teacher.enumerated",
+                "teacher.train.temperature",
+            ),
             planted_cases=50,
-            settings=[asdict(CONFIG.teacher_attribution), asdict(CONFIG.alignment)],
-            code=AUDIT_CODE,
+            code=code("audit"),
         script:
             "../scripts/audit.py"
 
@@ -119,7 +137,12 @@ if AUDITED is not None:
         resources:
             gpu=gpus(),
         params:
-            method=AUDITED,
-            code=code_hash("benchmarks.perf", "iapo"),
+            settings=declare(
+                RESOLVED[AUDITED][1],
+                *RESOLVED[AUDITED][0].settings_read,
+                "evaluation.turn_tokens",
+            ),
+            method=method_of(AUDITED),
+            code=code("perf", *method_code(AUDITED)),
         script:
             "../scripts/perf.py"

@@ -3,31 +3,38 @@
 import hashlib
 import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from baselines import METHODS
-from iapo.config import ConfigError, load_config
-from iapo.methods import resolve, tuned_method, weight_of
-from iapo.estimate import estimate, estimate_text
-from iapo.preflight import PreflightError, check_methods, check_start, claim_results
-from iapo.provenance import code_hash
+from iapo.config.schema import ConfigError, load_config
+from iapo.config.method_registry import resolve, tuned_method, weight_of
+from iapo.jobs.estimate import estimate, estimate_text
+from iapo.jobs.preflight import (
+    PreflightError,
+    check_methods,
+    check_start,
+    claim_results,
+)
+from iapo.artifacts.code_digest import code_of, keep_facts
+from iapo.config.declared import declare
+from iapo.jobs.copied_results import restore_metadata
 from iapo.types import TEST_SETS
 
 try:
     CONFIG = load_config(config)
     check_methods(CONFIG, METHODS)
     # Name in the table → its method and the configuration that it is trained with.
-    SETTLED = {
+    RESOLVED = {
         name: resolve(name, CONFIG, METHODS)
         for name in dict.fromkeys([*CONFIG.methods, *CONFIG.ablated])
     }
     # The same → the method whose trials choose its weight; None where nothing is chosen.
-    TUNED = {name: tuned_method(name, CONFIG, METHODS) for name in SETTLED}
-    SETTLED |= {
+    TUNED = {name: tuned_method(name, CONFIG, METHODS) for name in RESOLVED}
+    RESOLVED |= {
         name: resolve(name, CONFIG, METHODS)
         for name in TUNED.values()
-        if name not in (None, *SETTLED)
+        if name not in (None, *RESOLVED)
     }
 except (ConfigError, PreflightError) as error:
     sys.exit(f"error: {error}")
@@ -59,7 +66,7 @@ def check_machine() -> None:
         folder=Path(),
         memory_gb=needs.memory_gb if needs else None,
         disk_gb=needs.disk_gb if needs else None,
-        asks_verifier=any(method.uses_verifier for method, _ in SETTLED.values()),
+        asks_verifier=any(method.uses_verifier for method, _ in RESOLVED.values()),
         jobs_elsewhere=workflow.non_local_exec,
     )
 
@@ -74,17 +81,17 @@ def logs(name: str) -> str:
     return str(RESULTS / "logs" / f"{name}.log")
 
 
-def cache_name(settled) -> str:
+def cache_name(resolved) -> str:
     """Folder of the teacher's cache under these attribution settings; ``main`` is the profile's own."""
-    settings = settled.teacher_attribution
+    settings = resolved.teacher_attribution
     if settings == CONFIG.teacher_attribution:
         return "main"
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
 
 CACHES = {"main": CONFIG} | {
-    cache_name(settled): settled
-    for method, settled in SETTLED.values()
+    cache_name(resolved): resolved
+    for method, resolved in RESOLVED.values()
     if method.uses_teacher
 }
 
@@ -120,65 +127,21 @@ def teacher_directory(seed: int) -> Path:
     return RESULTS / f"teacher/seed{seed}/model"
 
 
-ATTRIBUTION_MODULES = [
-    "iapo.alignment",
-    "iapo.attribution",
-    "iapo.block_tangents",
-    "iapo.blocks",
-    "iapo.call_trees",
-    "iapo.control_variate",
-    "iapo.embedding_path",
-    "iapo.quadrature",
-    "iapo.shared_blocks",
-    "iapo.shared_prefix",
-    "iapo.shared_prompts",
-]
+def code(script: str, *entries: str) -> str:
+    """Digest of a job's script and of all code that it imports, and of what else decides its result."""
+    return code_of(f"workflow/scripts/{script}.py", *entries)
 
-TRAINING_MODULES = [
-    *ATTRIBUTION_MODULES,
-    "baselines.iapo_alignment",
-    "baselines.run",
-    "baselines.vtool_r1",
-    "iapo.alignment_trainer",
-    "iapo.answers",
-    "iapo.block_sums",
-    "iapo.checkpoints",
-    "iapo.env",
-    "iapo.faults",
-    "iapo.grpo_arguments",
-    "iapo.launch",
-    "iapo.prompts",
-    "iapo.rewards",
-    "iapo.teacher_cache",
-    "iapo.tool_rewards",
-    "iapo.tools",
-    "iapo.train",
-    "iapo.trainer",
-    "iapo.turns",
-    "iapo.vllm_rollouts",
-]
+
+def method_code(method: str) -> list[str]:
+    """Modules of a method's own rewards and trainer; the training script names no method by itself."""
+    resolved = RESOLVED[method][0] if method in RESOLVED else METHODS[method]
+    trainer = [resolved.trainer.partition(":")[0]] if resolved.trainer else []
+    return [resolved.rewards.__module__, *trainer]
 
 
 def training_code(method: str) -> str:
-    """Hash of what trains a method: the shared ground and its own file, so that a new baseline retrains no other."""
-    settled = SETTLED[method][0] if method in SETTLED else METHODS[method]
-    own = [settled.rewards.__module__]
-    if settled.uses_verifier:
-        own += ["iapo.rollout", "iapo.verifier", "iapo.verifier_trainer"]
-    return code_hash(*sorted({*TRAINING_MODULES, *own}))
-
-
-CACHING_CODE = code_hash(
-    *ATTRIBUTION_MODULES,
-    "iapo.cache_writer",
-    "iapo.env",
-    "iapo.prompts",
-    "iapo.rollout",
-    "iapo.teacher",
-    "iapo.teacher_cache",
-    "iapo.tools",
-    "iapo.turns",
-)
+    """Digest of what trains a method: the shared ground and its own modules, so that a new baseline retrains no other."""
+    return code("train_policy", *method_code(method))
 
 
 # Jobs that the longest chains wait for go first; else one chain is left alone at the end, on one core.
@@ -187,14 +150,14 @@ EARLY = 10
 
 def teacher_cache(method: str) -> list[Path]:
     """The teacher's cache as an input, for methods that compare with the teacher."""
-    if method not in SETTLED or not SETTLED[method][0].uses_teacher:
+    if method not in RESOLVED or not RESOLVED[method][0].uses_teacher:
         return []
-    return [RESULTS / f"teacher/cache/{cache_name(SETTLED[method][1])}.stats.json"]
+    return [RESULTS / f"teacher/cache/{cache_name(RESOLVED[method][1])}.stats.json"]
 
 
 def verifying_teacher(method: str) -> list[Path]:
     """The teacher's weights as an input, for methods that ask it for verdicts."""
-    if not SETTLED[method][0].uses_verifier or CONFIG.verifier.kind != "teacher":
+    if not RESOLVED[method][0].uses_verifier or CONFIG.verifier.kind != "teacher":
         return []
     return [teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors"]
 
@@ -206,19 +169,20 @@ def choice(method: str) -> list[Path]:
 
 
 def training_settings(method: str) -> dict:
-    """What a method's training depends on in the configuration, and nothing else."""
-    settled, config = SETTLED[method]
-    settings = {"train": asdict(config.train)}
-    if settled.weight:
-        settings["weight"] = weight_of(settled, config)
-    if settled.uses_teacher:
-        settings |= {
-            "alignment": asdict(config.alignment),
-            "attribution": asdict(config.attribution),
-        }
-    if settled.uses_verifier:
-        settings["verifier"] = asdict(config.verifier)
-    return settings
+    """What a method's training reads of the configuration, and nothing else."""
+    resolved, config = RESOLVED[method]
+    return declare(config, *resolved.settings_read)
+
+
+def outcome_settings(train) -> dict:
+    """The same for the runs on the outcome alone that come before the methods': the teacher's, the first stage's."""
+    return declare(replace(CONFIG, train=train), *METHODS["vtool_r1"].settings_read)
+
+
+def method_of(name: str) -> str:
+    """Key of ``METHODS`` of a row of the table: its own name, or its variant's method."""
+    variant = CONFIG.all_variants.get(name)
+    return variant.method if variant else name
 
 
 def teacher_verdict(*names: str) -> list[Path]:
@@ -249,3 +213,18 @@ def pretrained_source(policy: str) -> list[Path]:
     """The downloaded weights of the student or the teacher, where it is a pretrained model."""
     pretrained = getattr(CONFIG, policy).model.pretrained
     return [fetched(pretrained.source.repo)] if pretrained else []
+
+
+def condition_seeds(condition: str) -> list[int]:
+    """Seeds of a condition's policies; one that no method trains is a single model."""
+    return list(CONFIG.seeds) if condition in RESOLVED else [0]
+
+
+def condition_models(condition: str) -> list[Path]:
+    """Weights of a condition's policies: trained, the student's start, or the teacher."""
+    if condition == "cold":
+        return [STUDENT_START]
+    return [
+        policy_directory(condition, seed) / "model.safetensors"
+        for seed in condition_seeds(condition)
+    ]

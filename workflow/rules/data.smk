@@ -16,7 +16,7 @@ rule build_data:
         "../envs/iapo.yaml"
     threads: 1
     params:
-        settings=asdict(CONFIG.data),
-        code=code_hash("iapo.data", "iapo.types"),
+        settings=declare(CONFIG, "data"),
+        code=code("build_data"),
     script:
         "../scripts/build_data.py"

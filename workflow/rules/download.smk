@@ -12,8 +12,7 @@ if CONFIG.sources:
         retries: 2
         localrule: True
         params:
-            source=lambda wildcards: wildcards.repo,
-            revision=lambda wildcards: asdict(CONFIG.sources[wildcards.repo]),
+            source=lambda wildcards: asdict(CONFIG.sources[wildcards.repo]),
             kind=lambda wildcards: kind_of(wildcards.repo),
             files=lambda wildcards: WANTED[kind_of(wildcards.repo)],
         script:

@@ -1,20 +1,8 @@
-EVALUATION_CODE = code_hash(
-    "benchmarks.agent",
-    "benchmarks.api",
-    "benchmarks.evaluate",
-    "benchmarks.records",
-    "benchmarks.tasks",
-    "iapo.answers",
-    "iapo.env",
-    "iapo.prompts",
-    "iapo.rollout",
-    "iapo.tools",
-)
 # Policies that no method trains count as seed 0; the others are evaluated seed batch by seed batch.
 EVALUATED = [
     ("off_the_shelf", "|".join(CONFIG.reference_policies), [0]),
     *(
-        ("_".join(map(str, batch)), "|".join(SETTLED), batch)
+        ("_".join(map(str, batch)), "|".join(RESOLVED), batch)
         for batch in CONFIG.seed_batches
     ),
 ]
@@ -54,9 +42,8 @@ for name, methods, batch in EVALUATED:
         resources:
             gpu=gpus(),
         params:
-            settings=asdict(CONFIG.evaluation),
-            test_sets=CONFIG.test_sets,
+            settings=declare(CONFIG, "device", "evaluation", "test_sets"),
             seeds=batch,
-            code=EVALUATION_CODE,
+            code=code("evaluate_policy", "benchmarks/tasks"),
         script:
             "../scripts/evaluate_policy.py"

@@ -1,48 +1,27 @@
 MECHANISM = ["cold", "teacher", *CONFIG.methods]
 
 
-rule mechanism_run:
-    """One condition of the mechanism study: all seeds trained, and what their policies do measured."""
+rule measure_condition:
+    """What the policies of one condition of the mechanism study do."""
     input:
         manifest=RESULTS / "data/manifest.json",
-        start=lambda wildcards: (
-            teacher_directory(CONFIG.teacher.train_seed)
-            if wildcards.condition == "teacher"
-            else STUDENT_START.parent
-        )
-        / "model.safetensors",
-        cache=lambda wildcards: teacher_cache(wildcards.condition),
+        models=lambda wildcards: condition_models(wildcards.condition),
     output:
         records=RESULTS / "mechanism/{condition}.parquet",
-        metrics=RESULTS / "mechanism/{condition}.metrics.csv",
         record=RESULTS / "mechanism/{condition}.run.json",
     log:
         logs("mechanism/{condition}"),
     conda:
         "../envs/iapo.yaml"
-    threads: CONFIG.hardware.processes
+    threads: 1
     resources:
-        gpu=gpus(CONFIG.hardware.processes),
+        gpu=gpus(),
     params:
-        trained=lambda wildcards: wildcards.condition in SETTLED,
-        settings=lambda wildcards: (
-            training_settings(wildcards.condition)
-            if wildcards.condition in SETTLED
-            else None
-        ),
-        seeds=CONFIG.seeds,
-        # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
-        work=lambda wildcards: str(RESULTS / f"mechanism/work/{wildcards.condition}"),
-        code=lambda wildcards: (
-            training_code(wildcards.condition)
-            if wildcards.condition in SETTLED
-            else None
-        ),
-        measure=code_hash(
-            "benchmarks.mechanism.behaviour", "iapo.rollout", "iapo.teacher"
-        ),
+        settings=declare(CONFIG, "device", "evaluation.turn_tokens"),
+        seeds=lambda wildcards: condition_seeds(wildcards.condition),
+        code=code("measure_condition"),
     script:
-        "../scripts/mechanism_run.py"
+        "../scripts/measure_condition.py"
 
 
 rule mechanism_report:
@@ -51,10 +30,10 @@ rule mechanism_report:
         records=expand(
             str(RESULTS / "mechanism/{condition}.parquet"), condition=MECHANISM
         ),
-        metrics=expand(
-            str(RESULTS / "mechanism/{condition}.metrics.csv"),
-            condition=CONFIG.methods,
-        ),
+        metrics=[
+            RESULTS / f"train/{method}/seed{seed}/metrics.csv"
+            for method, seed in CONFIG.trained_runs
+        ],
     output:
         page=RESULTS / "mechanism/page.md",
         plots=RESULTS / "mechanism/page.png",
@@ -68,12 +47,10 @@ rule mechanism_report:
     conda:
         "../envs/iapo.yaml"
     params:
-        statistics=asdict(CONFIG.statistics),
-        code=code_hash(
-            "benchmarks.figures",
-            "benchmarks.mechanism.plots",
-            "benchmarks.mechanism.report",
-            "benchmarks.stats",
+        settings=declare(
+            CONFIG, "profile", "methods", "seeds", "variants", "statistics"
         ),
+        runs=CONFIG.trained_runs,
+        code=code("mechanism_report"),
     script:
         "../scripts/mechanism_report.py"

@@ -12,20 +12,12 @@ rule cold_start:
         "../envs/iapo.yaml"
     threads: 1
     params:
-        settings=lambda wildcards: {
-            "model": asdict(getattr(CONFIG, wildcards.policy).model),
-            "cold_start": asdict(getattr(CONFIG, wildcards.policy).cold_start),
-        },
-        code=code_hash(
-            "iapo.cold_start",
-            "iapo.demonstrations",
-            "iapo.models",
-            "iapo.processor",
-            "iapo.env",
-            "iapo.tools",
-            "iapo.prompts",
-            "iapo.data",
-            "iapo.pretrained",
+        settings=lambda wildcards: declare(
+            CONFIG,
+            f"{wildcards.policy}.model",
+            f"{wildcards.policy}.cold_start",
+            "data.hint_rate",
         ),
+        code=code("cold_start"),
     script:
         "../scripts/cold_start.py"

@@ -8,15 +8,22 @@ TABLES = [
     "reported",
 ]
 FIGURES = ["learning_curves", "forest", "block_shares", "image_help"]
-TABLE_CODE = code_hash(
-    "benchmarks.curves",
-    "benchmarks.figures",
-    "benchmarks.records",
-    "benchmarks.results",
-    "benchmarks.stats",
-    "benchmarks.tables",
-    "iapo.monitors",
-)
+# A table's flags come from the monitors, which change nothing in training.
+TABLE_CODE = ["iapo.training.monitors"]
+TABLE_SETTINGS = [
+    "profile",
+    "methods",
+    "seeds",
+    "test_sets",
+    "variants",
+    "statistics",
+    "monitors",
+    "tuning",
+    "ablations",
+    "evaluation.image_help",
+    "evaluation.api_model",
+    "student.first_stage",
+]
 
 
 rule make_tables:
@@ -60,9 +67,8 @@ rule make_tables:
     conda:
         "../envs/iapo.yaml"
     params:
-        statistics=asdict(CONFIG.statistics),
-        monitors=asdict(CONFIG.monitors),
-        code=TABLE_CODE,
+        settings=declare(CONFIG, *TABLE_SETTINGS),
+        code=code("make_tables", *TABLE_CODE),
     script:
         "../scripts/make_tables.py"
 
@@ -104,8 +110,7 @@ if CONFIG.ablated:
         conda:
             "../envs/iapo.yaml"
         params:
-            statistics=asdict(CONFIG.statistics),
-            grid=asdict(CONFIG.ablations),
-            code=TABLE_CODE,
+            settings=declare(CONFIG, *TABLE_SETTINGS),
+            code=code("make_ablations", *TABLE_CODE),
         script:
             "../scripts/make_ablations.py"

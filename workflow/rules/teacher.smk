@@ -16,11 +16,13 @@ rule train_teacher:
     resources:
         gpu=gpus(CONFIG.hardware.processes),
     params:
-        settings=asdict(CONFIG.teacher.train),
+        settings=outcome_settings(CONFIG.teacher.train),
         method="vtool_r1",
-        stage="teacher",
+        name="teacher",
+        hint_rate=(
+            None if CONFIG.data.hint_rate is None else CONFIG.teacher.train_hint_rate
+        ),
         seeds=lambda wildcards: [int(wildcards.seed)],
-        replies=str(RESULTS / "verifier"),
         code=training_code("vtool_r1"),
     script:
         "../scripts/train_policy.py"
@@ -43,14 +45,30 @@ rule sample_student:
     resources:
         gpu=gpus(),
     params:
-        rollouts=CONFIG.teacher.student_calls,
-        prompts_per_set=CONFIG.train.prompts_per_set,
-        temperature=CONFIG.train.temperature,
-        code=code_hash(
-            "iapo.probe", "iapo.rollout", "iapo.env", "iapo.prompts", "iapo.tools"
+        settings=declare(
+            CONFIG,
+            "device",
+            "teacher.student_calls",
+            "train.prompts_per_set",
+            "train.temperature",
+            "evaluation.turn_tokens",
+            "student.cold_start.seed",
         ),
+        code=code("sample_student"),
     script:
         "../scripts/sample_student.py"
+
+
+CACHING_SETTINGS = [
+    "device",
+    "teacher_attribution",
+    "teacher.sampled_calls",
+    "teacher.enumerated",
+    "teacher.train_seed",
+    "teacher.train.temperature",
+    "train.prompts_per_set",
+    "evaluation.turn_tokens",
+]
 
 
 rule cache_teacher:
@@ -74,24 +92,16 @@ rule cache_teacher:
     resources:
         gpu=gpus(),
     params:
-        attribution=lambda wildcards: asdict(
-            CACHES[wildcards.cache].teacher_attribution
-        ),
-        candidates=[
-            CONFIG.teacher.sampled_calls,
-            CONFIG.teacher.enumerated,
-            CONFIG.teacher.student_calls,
-        ],
-        prompts_per_set=CONFIG.train.prompts_per_set,
+        settings=lambda wildcards: declare(CACHES[wildcards.cache], *CACHING_SETTINGS),
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
-        work=lambda wildcards: str(RESULTS / f"teacher/cache/{wildcards.cache}"),
-        code=CACHING_CODE,
+        cache_dir=lambda wildcards: str(RESULTS / f"teacher/cache/{wildcards.cache}"),
+        code=code("cache_teacher"),
     script:
         "../scripts/cache_teacher.py"
 
 
 rule fill_cache:
-    """Score the calls that trained students made and the cache lacked, for the next round of training."""
+    """Another cache, with the calls that trained students made and this one lacked, for the next round of training."""
     input:
         manifest=RESULTS / "data/manifest.json",
         stats=RESULTS / "teacher/cache/{cache}.stats.json",
@@ -100,8 +110,8 @@ rule fill_cache:
         ),
         weights=lambda wildcards: [
             RESULTS / f"train/{name}/seed{seed}/model/model.safetensors"
-            for name, (method, settled) in SETTLED.items()
-            if method.uses_teacher and cache_name(settled) == wildcards.cache
+            for name, (method, resolved) in RESOLVED.items()
+            if method.uses_teacher and cache_name(resolved) == wildcards.cache
             for seed in CONFIG.seeds
         ],
     output:
@@ -115,11 +125,7 @@ rule fill_cache:
     resources:
         gpu=gpus(),
     params:
-        attribution=lambda wildcards: asdict(
-            CACHES[wildcards.cache].teacher_attribution
-        ),
-        prompts_per_set=CONFIG.train.prompts_per_set,
-        work=lambda wildcards: str(RESULTS / f"teacher/cache/{wildcards.cache}"),
-        code=CACHING_CODE,
+        settings=lambda wildcards: declare(CACHES[wildcards.cache], *CACHING_SETTINGS),
+        code=code("fill_cache"),
     script:
         "../scripts/fill_cache.py"

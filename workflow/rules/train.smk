@@ -17,11 +17,10 @@ if CONFIG.student.first_stage:
         resources:
             gpu=gpus(CONFIG.hardware.processes),
         params:
-            settings=asdict(CONFIG.student.first_stage),
+            settings=outcome_settings(CONFIG.student.first_stage),
             method="vtool_r1",
-            stage="student",
+            name="first_stage",
             seeds=[0],
-            replies=str(RESULTS / "verifier"),
             code=training_code("vtool_r1"),
         script:
             "../scripts/train_policy.py"
@@ -46,11 +45,18 @@ rule tune_weight:
     resources:
         gpu=gpus(CONFIG.hardware.processes),
     params:
-        tuning=asdict(CONFIG.tuning),
-        settings=lambda wildcards: training_settings(wildcards.method),
-        work=lambda wildcards: str(RESULTS / f"tuning/work/{wildcards.method}"),
+        settings=lambda wildcards: {
+            **training_settings(wildcards.method),
+            **declare(
+                CONFIG, "tuning", "evaluation.batch_size", "evaluation.turn_tokens"
+            ),
+        },
+        training=lambda wildcards: list(RESOLVED[wildcards.method][0].settings_read),
+        weight=lambda wildcards: RESOLVED[wildcards.method][0].weight,
+        method=lambda wildcards: method_of(wildcards.method),
+        run_dir=lambda wildcards: str(RESULTS / f"tuning/work/{wildcards.method}"),
         replies=str(RESULTS / "verifier"),
-        code=lambda wildcards: training_code(wildcards.method),
+        code=lambda wildcards: code("tune_weight", *method_code(wildcards.method)),
     script:
         "../scripts/tune_weight.py"
 
@@ -98,8 +104,9 @@ for batch in CONFIG.seed_batches:
             gpu=gpus(CONFIG.hardware.processes),
         params:
             settings=lambda wildcards: training_settings(wildcards.method),
-            method=lambda wildcards: wildcards.method,
-            stage="method",
+            method=lambda wildcards: method_of(wildcards.method),
+            name=lambda wildcards: wildcards.method,
+            weight=lambda wildcards: RESOLVED[wildcards.method][0].weight,
             seeds=batch,
             replies=str(RESULTS / "verifier"),
             code=lambda wildcards: training_code(wildcards.method),

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.data.store import build
-from iapo.provenance import job
+from iapo.data.build import build
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 

@@ -5,58 +5,53 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import exclusive, job, write_json
+from iapo.artifacts.files import exclusive, write_json
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
 with job(snakemake) as run:
-    from iapo.cache_writer import CacheWriter
-    from iapo.config import with_overrides
+    from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models import load_model
-    from iapo.probe import read_calls
-    from iapo.teacher import TeacherPass
-    from iapo.teacher_cache import (
-        CacheError,
-        TeacherCache,
-        cache_stats,
-        fingerprint,
-        hash_processor,
-        hash_weights,
-        read_manifest,
-    )
-    from iapo.train import training_prompts
+    from iapo.models.loading import load_model
+    from iapo.rollout.call_sampling import read_calls
+    from iapo.teacher.build_cache import TeacherPass
+    from iapo.teacher.cache import TeacherCache, cache_stats
+    from iapo.teacher.fingerprint import fingerprint, hash_processor, hash_weights
+    from iapo.teacher.rows import CacheError, read_manifest
+    from iapo.teacher.writer import CacheWriter
     from iapo.types import TEST_SETS
 
-    attribution = {**snakemake.params.attribution, "points": run.config.attribution.points}
-    config = with_overrides(run.config, {"attribution": attribution}, "cache")
+    config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
-    cache = Path(snakemake.params.work)
+    cache = Path(snakemake.params.cache_dir)
     model, processor = load_model(weights.parent, device=config.device)
     examples = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.train.prompts_per_set)
-    address = fingerprint(hash_weights(weights.parent), hash_processor(weights.parent), config.teacher_attribution)
+    address = fingerprint(
+        hash_weights(weights.parent), hash_processor(weights.parent), config.teacher_attribution, snakemake.params.code
+    )
     with exclusive(cache):
         try:
             if (cache / "manifest.json").exists() and read_manifest(cache)["fingerprint"] != address:
                 raise CacheError(f"{cache} is of another teacher or other settings")
         except CacheError as error:
-            print(f"{error}; starting afresh", flush=True)
+            run.log.info(f"{error}; starting afresh")
             shutil.rmtree(cache)
         writer = CacheWriter(cache, address)
         for damage in writer.damaged:
-            print(f"rebuilding one shard: {damage}", flush=True)
-        teacher = TeacherPass(model, processor, config, writer, address)
+            run.log.info(f"rebuilding one shard: {damage}")
+        teacher = TeacherPass(model, processor, config, writer)
         teacher.run(examples)
         keys = teacher.keys(examples)
         made = {keys[example]: calls for example, calls in read_calls(Path(snakemake.input.calls)).items()}
         teacher.fill(examples, made, TeacherCache(cache))
     stats = cache_stats(cache)
     write_json(Path(snakemake.output.stats), stats)
-    print(json.dumps(stats), flush=True)
+    run.log.info(json.dumps(stats))
     run.write_record(
         Path(snakemake.output.record),
         inputs={"data": manifest, "teacher": weights, "student_calls": Path(snakemake.input.calls)},
         seeds={"sampled_calls": config.teacher.train_seed},
-        attribution=snakemake.params.attribution,
+        settings=snakemake.params.settings,
         **stats,
     )

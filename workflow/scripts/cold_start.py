@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import job
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
@@ -12,15 +12,16 @@ with job(snakemake) as run:
     settings = getattr(run.config, policy)
     directory, record = Path(snakemake.output.weights).parent, Path(snakemake.output.record)
     if settings.model.pretrained:
-        from iapo.pretrained import prepare
+        from iapo.models.pretrained import prepare
 
         source = Path(snakemake.input.source[0])
         model = prepare(source.parent, directory, settings.model.pretrained)
         inputs, seeds = {"source": source}, {}
     else:
-        from iapo.cold_start import cold_start
+        from iapo.cold_start.stages import cold_start
         from iapo.data.store import read_split
-        from iapo.models import build_model, save_model
+        from iapo.models.loading import save_model
+        from iapo.models.tiny import build_model
         from iapo.types import TEST_SETS
 
         manifest = Path(snakemake.input.manifest)

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import atomic_write, job
+from iapo.artifacts.files import atomic_write
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
@@ -11,10 +12,10 @@ with job(snakemake) as run:
     import pandas as pd
 
     from benchmarks.audit.teachers import compare_options
+    from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models import load_model
-    from iapo.probe import sample_calls
-    from iapo.train import training_prompts
+    from iapo.models.loading import load_model
+    from iapo.rollout.call_sampling import sample_calls
     from iapo.types import TEST_SETS
 
     config = run.config
@@ -35,9 +36,9 @@ with job(snakemake) as run:
     )
     rows = compare_options(student, teachers, {example.example_id: example for example in dev}, calls, config)
     table = pd.DataFrame(rows)
-    with atomic_write(Path(snakemake.output.table)) as partial:
-        table.to_csv(partial, index=False)
-    print(table.groupby("option", sort=False)[["auc", "correlation", "penalty_std"]].mean().round(3), flush=True)
+    with atomic_write(Path(snakemake.output.table)) as tmp:
+        table.to_csv(tmp, index=False)
+    run.log.info(str(table.groupby("option", sort=False)[["auc", "correlation", "penalty_std"]].mean().round(3)))
     run.write_record(
         Path(snakemake.output.record),
         inputs={"data": manifest, "student": weights},

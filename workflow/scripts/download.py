@@ -3,14 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import job
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
 with job(snakemake) as run:
-    from iapo.hub import fetch
+    from iapo.config.sources import RepositoryConfig
+    from iapo.hub.download import fetch
 
-    source, kind, files = snakemake.params.source, snakemake.params.kind, snakemake.params.files
-    marker = Path(snakemake.output.marker)
-    fetched = fetch(run.config.sources[source], run.config.hub, files=files, kind=kind, into=marker.parent)
+    params, marker = snakemake.params, Path(snakemake.output.marker)
+    source = RepositoryConfig(**params.source)
+    fetched = fetch(source, run.config.hub, files=params.files, kind=params.kind, into=marker.parent)
     run.write_record(Path(snakemake.output.record), inputs={"fetched": marker}, seeds={}, files=fetched["files"])

@@ -1,35 +1,32 @@
-"""Add the teacher's attribution of the calls that trained students made and the cache lacked."""
+"""Write another cache with the teacher's attribution of the calls that trained students made and this one lacked."""
 
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import exclusive, job, write_json
+from iapo.artifacts.files import exclusive, write_json
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
 with job(snakemake) as run:
-    from iapo.cache_writer import CacheWriter
-    from iapo.config import with_overrides
+    from iapo.artifacts.files import directory_beside
+    from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models import load_model
-    from iapo.probe import read_misses
-    from iapo.teacher import TeacherPass
-    from iapo.teacher_cache import TeacherCache, cache_stats, read_manifest
-    from iapo.train import training_prompts
+    from iapo.models.loading import load_model
+    from iapo.rollout.call_sampling import read_misses
+    from iapo.teacher.build_cache import fill_copy
+    from iapo.teacher.cache import cache_stats
     from iapo.types import TEST_SETS
 
-    attribution = {**snakemake.params.attribution, "points": run.config.attribution.points}
-    config = with_overrides(run.config, {"attribution": attribution}, "cache")
+    config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
-    cache = Path(snakemake.params.work)
     queue = read_misses(Path(path).parent.parent / "work" for path in snakemake.input.weights)
-    model, processor = load_model(weights.parent, device=config.device)
+    teacher = load_model(weights.parent, device=config.device)
     examples = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.train.prompts_per_set)
-    with exclusive(cache):
-        address = read_manifest(cache)["fingerprint"]
-        teacher = TeacherPass(model, processor, config, CacheWriter(cache, address), address)
-        added = teacher.fill(examples, queue, TeacherCache(cache))
-    stats = cache_stats(cache)
+    cache, filled = directory_beside(Path(snakemake.input.stats)), directory_beside(Path(snakemake.output.stats))
+    with exclusive(filled.with_name(f".{filled.name}")):
+        added = fill_copy(cache, filled, teacher, examples, queue, config)
+    stats = cache_stats(filled)
     write_json(Path(snakemake.output.stats), stats)
     run.write_record(
         Path(snakemake.output.record),

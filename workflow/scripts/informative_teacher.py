@@ -3,16 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import job, write_json
+from iapo.artifacts.files import write_json
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
 with job(snakemake) as run:
     from benchmarks.audit.teachers import ask_teachers, summary
+    from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models import load_model
-    from iapo.probe import read_sampled
-    from iapo.train import training_prompts
+    from iapo.models.loading import load_model
+    from iapo.rollout.call_sampling import read_sampled
     from iapo.types import TEST_SETS
 
     config = run.config
@@ -26,7 +27,7 @@ with job(snakemake) as run:
         for seed in config.asked_teachers
     }
     found = summary(ask_teachers(student, teachers, examples, calls, config), calls, config.teacher.train_seed)
-    print(f"teacher seed {config.teacher.train_seed}: {found['sentence']}", flush=True)
+    run.log.info(f"teacher seed {config.teacher.train_seed}: {found['sentence']}")
     write_json(Path(snakemake.output.verdict), found)
     run.write_record(
         Path(snakemake.output.record),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import job
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
@@ -11,7 +11,7 @@ with job(snakemake) as run:
     from benchmarks.tables.write import write_ablations
 
     record = Path(snakemake.output.record)
-    print(write_ablations(record.parent.parent, run.config), flush=True)
+    run.log.info(write_ablations(record.parent.parent, run.config))
     run.write_record(
         record,
         inputs={str(path): Path(path) for path in snakemake.input},

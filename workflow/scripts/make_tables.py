@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import job
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import atomic_write, job, write_json
+from iapo.artifacts.files import atomic_write, write_json
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
@@ -15,7 +16,10 @@ with job(snakemake) as run:
 
     paths = [Path(path) for path in snakemake.input.records]
     records = read_records(paths)
-    metrics = pd.concat([pd.read_csv(path) for path in snakemake.input.metrics], ignore_index=True)
+    runs = zip(snakemake.params.runs, snakemake.input.metrics, strict=True)
+    metrics = pd.concat(
+        [pd.read_csv(path).assign(condition=method, seed=seed) for (method, seed), path in runs], ignore_index=True
+    )
     table, compared, relied = (
         conditions_table(records, metrics),
         comparisons(records, run.config),
@@ -23,13 +27,13 @@ with job(snakemake) as run:
     )
     lines = findings(compared, relied)
     for frame, output in ((table, snakemake.output.conditions), (compared, snakemake.output.differences)):
-        with atomic_write(Path(output)) as partial:
-            frame.to_csv(partial, index=False, float_format="%.4f")
+        with atomic_write(Path(output)) as tmp:
+            frame.to_csv(tmp, index=False, float_format="%.4f")
     draw(records, metrics, compared, Path(snakemake.output.plots))
-    with atomic_write(Path(snakemake.output.page)) as partial:
-        partial.write_text(page(table, compared, lines, run.config))
+    with atomic_write(Path(snakemake.output.page)) as tmp:
+        tmp.write_text(page(table, compared, lines, run.config))
     write_json(Path(snakemake.output.summary), {"findings": lines, "reliance": relied})
-    print("\n".join(lines), flush=True)
+    run.log.info("\n".join(lines))
     run.write_record(
         Path(snakemake.output.record),
         inputs={path.stem: path for path in paths},

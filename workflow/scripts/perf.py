@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import atomic_write, job, write_json
+from iapo.artifacts.files import atomic_write, write_json
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 LONG_PROMPT = 500
@@ -12,34 +13,32 @@ CAPTUM_STEPS = 3
 """Training steps whose rollouts captum is held against: those of one are too few to say what either errs by."""
 
 with job(snakemake) as run:
+    from dataclasses import asdict
+
     import pandas as pd
 
     from baselines import METHODS
     from benchmarks.perf.attributions import against_captum, lengthened, scaling
     from benchmarks.perf.steps import step_times
     from benchmarks.perf.timing import alternating
+    from iapo.artifacts.files import directory_beside
+    from iapo.config.declared import declared_config
+    from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.live import turns_of
-    from iapo.methods import resolve
-    from iapo.models import load_model
-    from iapo.probe import sample_calls
-    from iapo.teacher_cache import TeacherCache, directory_of
-    from iapo.train import training_prompts
-    from iapo.turns import ToolTurn
+    from iapo.models.loading import load_model
+    from iapo.rollout.call_sampling import sample_calls
+    from iapo.rollout.turns import ToolTurn
+    from iapo.teacher.cache import TeacherCache
+    from iapo.teacher.online_scoring import turns_of
     from iapo.types import TEST_SETS
 
-    method, config = resolve(snakemake.params.method, run.config, METHODS)
+    method, config = METHODS[snakemake.params.method], run.config
     manifest, start = Path(snakemake.input.manifest), Path(snakemake.input.cold)
-    cache_directory = directory_of(Path(snakemake.input.stats[0]))
+    cache_directory = directory_beside(Path(snakemake.input.stats[0]))
     examples = read_split(manifest.parent, "train", TEST_SETS)
-    steps = step_times(
-        method,
-        config,
-        examples,
-        start=start.parent,
-        cache=cache_directory,
-        steps=max(8, config.train.steps),
-    )
+    longest = {**asdict(config.train), "steps": max(8, config.train.steps), "save_every": 10_000}
+    timed = declared_config({**snakemake.params.settings, "train": longest}, config)
+    steps = step_times(method, timed, examples, start=start.parent, cache=cache_directory)
     prompts, per_set = training_prompts(examples, config.train.prompts_per_set), config.train.prompts_per_set
     # Of every set the first, then of every set the second, and so on.
     mixed = [prompt for i in range(per_set) for prompt in prompts[i::per_set]]
@@ -92,9 +91,9 @@ with job(snakemake) as run:
     }
     write_json(Path(snakemake.output.summary), summary)
     parts = [{"varied": "step", "value": name, **times} for name, times in steps.items()]
-    with atomic_write(Path(snakemake.output.table)) as partial:
-        pd.DataFrame([*parts, *rows]).to_csv(partial, index=False, float_format="%.5f")
-    print({name: value for name, value in summary.items() if not isinstance(value, dict)}, flush=True)
+    with atomic_write(Path(snakemake.output.table)) as tmp:
+        pd.DataFrame([*parts, *rows]).to_csv(tmp, index=False, float_format="%.5f")
+    run.log.info(str({name: value for name, value in summary.items() if not isinstance(value, dict)}))
     run.write_record(
         Path(snakemake.output.record),
         inputs={"data": manifest, "student": start},

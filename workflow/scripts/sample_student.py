@@ -3,15 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import job
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
 with job(snakemake) as run:
+    from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models import load_model
-    from iapo.probe import sample_calls, write_calls
-    from iapo.train import training_prompts
+    from iapo.models.loading import load_model
+    from iapo.rollout.call_sampling import sample_calls, write_calls
     from iapo.types import TEST_SETS
 
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)

@@ -1,56 +1,53 @@
 """Train one method, seed by seed; the teacher and the student's first stage are trained by the same script."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import atomic_write, exclusive, job
+from iapo.artifacts.files import atomic_write, directory_beside
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
 with job(snakemake) as run:
     import pandas as pd
 
-    from baselines import METHODS
     from baselines.run import TrainingJob, run_job
-    from iapo.config import OVERRIDES
-    from iapo.methods import resolve
-    from iapo.teacher_cache import directory_of
+    from iapo.config.declared import with_value
 
-    manifest, start = Path(snakemake.input.manifest), Path(snakemake.input.start)
+    manifest, start, params = Path(snakemake.input.manifest), Path(snakemake.input.start), snakemake.params
     optional = {name: snakemake.input.get(name) for name in ("cache", "teacher", "choice")}
     cache, teacher, choice = (Path(paths[0]) if paths else None for paths in optional.values())
-    weight = json.loads(choice.read_text())["weight"] if choice else None
-    _, config = resolve(snakemake.params.method, run.config, METHODS, weight)
+    settings = params.settings
+    if choice:
+        settings = with_value(settings, params.weight, json.loads(choice.read_text())["weight"])
     artefacts = zip(snakemake.output.weights, snakemake.output.metrics, snakemake.output.record, strict=True)
-    for seed, (weights, metrics, record) in zip(snakemake.params.seeds, artefacts, strict=True):
-        # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
-        work = Path(record).parent / "work"
+    for seed, (weights, metrics, record) in zip(params.seeds, artefacts, strict=True):
         training = TrainingJob(
-            method=snakemake.params.method,
-            stage=snakemake.params.stage,
+            method=params.method,
+            name=params.name,
             seed=seed,
-            config=asdict(run.config),
+            settings=settings,
+            config=snakemake.config,
             data=manifest.parent,
             start=start.parent,
-            work=work,
+            # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
+            run_dir=Path(record).parent / "work",
             output=Path(weights).parent,
-            weight=weight,
-            cache=directory_of(cache) if cache else None,
+            hint_rate=params.get("hint_rate"),
+            cache=directory_beside(cache) if cache else None,
             teacher=teacher.parent if teacher else None,
-            replies=Path(snakemake.params.replies),
-            code=snakemake.params.code,
+            replies=Path(params.replies) if params.get("replies") else None,
+            code=params.code,
         )
-        with exclusive(work):
-            rows = run_job(training)
-        with atomic_write(Path(metrics)) as partial:
-            pd.DataFrame(rows).to_csv(partial, index=False)
+        rows = run_job(training)
+        with atomic_write(Path(metrics)) as tmp:
+            pd.DataFrame(rows).to_csv(tmp, index=False)
         inputs = {"data": manifest, "start": start, "teacher_cache": cache, "verifier": teacher, "choice": choice}
         run.write_record(
             Path(record),
             inputs={name: path for name, path in inputs.items() if path},
             seeds={"train": seed},
-            method=snakemake.params.method,
-            settings={name: asdict(getattr(config, name)) for name in OVERRIDES},
+            method=params.name,
+            settings=settings,
         )

@@ -4,58 +4,55 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from iapo.provenance import exclusive, job, write_json
+from iapo.artifacts.files import directory_beside, write_json
+from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
 with job(snakemake) as run:
-    from baselines import METHODS
     from baselines.run import TrainingJob, run_job
+    from iapo.config.declared import value_of, with_value
     from iapo.data.store import read_split
-    from iapo.methods import resolve, weight_of
-    from iapo.models import load_model
-    from iapo.teacher_cache import directory_of
-    from iapo.tuning import best, dev_figures, run_trials
+    from iapo.models.loading import load_model
+    from iapo.training.weight_search import best, dev_figures, run_trials
     from iapo.types import TEST_SETS
 
-    name, tuning = snakemake.wildcards.method, run.config.tuning
+    name, params = snakemake.wildcards.method, snakemake.params
+    tuning, evaluation = run.config.tuning, run.config.evaluation
     manifest, start = Path(snakemake.input.manifest), Path(snakemake.input.start)
-    cache = Path(snakemake.input.cache[0]) if snakemake.input.get("cache") else None
-    teacher = Path(snakemake.input.teacher[0]) if snakemake.input.get("teacher") else None
-    work = Path(snakemake.params.work)
+    optional = {name: snakemake.input.get(name) for name in ("cache", "teacher")}
+    cache, teacher = (Path(paths[0]) if paths else None for paths in optional.values())
+    training_settings = {key: params.settings[key] for key in params.training}
     dev = read_split(manifest.parent, "dev", TEST_SETS)
 
     def trial(weight: float) -> tuple[float, float, int]:
-        folder = work / f"weight_{weight:g}"
+        folder = Path(params.run_dir) / f"weight_{weight:g}"
+        settings = with_value(training_settings, "train.steps", tuning.steps)
         run_job(
             TrainingJob(
-                method=name,
-                stage="method",
+                method=params.method,
+                name=name,
                 seed=tuning.seed,
-                config=asdict(run.config),
+                settings=with_value(settings, params.weight, weight),
+                config=snakemake.config,
                 data=manifest.parent,
                 start=start.parent,
-                work=folder,
+                run_dir=folder,
                 output=folder / "model",
-                weight=weight,
-                steps=tuning.steps,
-                cache=directory_of(cache) if cache else None,
+                cache=directory_beside(cache) if cache else None,
                 teacher=teacher.parent if teacher else None,
-                replies=Path(snakemake.params.replies),
-                code=snakemake.params.code,
+                replies=Path(params.replies),
+                code=params.code,
             )
         )
         model, processor = load_model(folder / "model", device=run.config.device)
-        settings = run.config.evaluation
-        return dev_figures(model, processor, dev, batch_size=settings.batch_size, turn_tokens=settings.turn_tokens)
+        return dev_figures(model, processor, dev, batch_size=evaluation.batch_size, turn_tokens=evaluation.turn_tokens)
 
-    method, config = resolve(name, run.config, METHODS)
-    with exclusive(work):
-        trials = run_trials(tuning.factors, weight_of(method, config), trial)
+    trials = run_trials(tuning.factors, value_of(training_settings, params.weight), trial)
     chosen = best(trials)
     write_json(
         Path(snakemake.output.choice),
-        {"method": name, "key": method.weight, "weight": chosen.weight, "trials": [asdict(each) for each in trials]},
+        {"method": name, "key": params.weight, "weight": chosen.weight, "trials": [asdict(each) for each in trials]},
     )
     run.write_record(
         Path(snakemake.output.record),

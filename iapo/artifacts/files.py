@@ -1,0 +1,116 @@
+"""Files that appear whole or not at all, folders that one process holds, and digests of content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary path in the same folder that becomes ``path`` when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield tmp
+        with tmp.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """Like :func:`atomic_write` for a folder; what was at ``path`` before is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{os.getpid()}.part")
+    shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir()
+    try:
+        yield tmp
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(tmp, path)
+    finally:
+        shutil.rmtree(tmp, ignore_errors=True)
+
+
+def write_json(path: Path, facts: Any) -> None:
+    """Write JSON, whole or not at all; a number that is not one becomes null."""
+    with atomic_write(path) as tmp:
+        tmp.write_text(json.dumps(_finite(facts), indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(directory: Path) -> Iterator[None]:
+    """Hold a run directory: an orphan of a killed run may still be writing there, and is waited for."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(directory / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _log.info("%s is in use by another process; waiting for it to end", directory)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def lock_until_exit(path: Path, mode: int = 0o644) -> FileLock | None:
+    """Take a lock that the system frees when this process ends, however it ends; without waiting.
+
+    Args:
+        path: of the lock's file, which then holds this process's number.
+        mode: permissions of that file.
+
+    Returns:
+        The lock, which the caller keeps; None where another process holds it.
+    """
+    lock = FileLock(path, mode=mode)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    path.write_text(str(os.getpid()))
+    return lock
+
+
+def directory_beside(stats: Path) -> Path:
+    """The folder that a file ``<folder>.stats.json`` beside it is about."""
+    return stats.with_name(stats.name.removesuffix(".stats.json"))
+
+
+def digest(*parts: bytes) -> str:
+    """sha256 over length-prefixed parts, so that no two lists of parts read the same."""
+    sha256 = hashlib.sha256()
+    for part in parts:
+        sha256.update(len(part).to_bytes(8, "big"))
+        sha256.update(part)
+    return sha256.hexdigest()

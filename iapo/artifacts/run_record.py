@@ -1,0 +1,144 @@
+"""The record beside every artefact: what made it, from which inputs, with which settings, code and machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from iapo.artifacts.code_digest import ROOT
+from iapo.artifacts.files import atomic_write, sha256_file
+from iapo.config.declared import READ
+from iapo.config.schema import Config
+
+_PACKAGES = [
+    "torch",
+    "transformers",
+    "trl",
+    "lmms-eval",
+    "snakemake",
+    "datasets",
+    "accelerate",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pillow",
+]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What Snakemake planned a job by; enough to tell later whether its outputs are still what the code would make."""
+
+    rule: str
+    outputs: list[str]
+    params: list[str]
+    """The values of the rule's params as text, sorted, as Snakemake compares them."""
+    settings: list[str]
+    """Dotted keys of the settings that the rule declares."""
+    threads: int
+
+
+class Job:
+    """One workflow step while it runs: what it may read of the configuration, and the run record it leaves."""
+
+    def __init__(self, declared: Config, whole: Config, plan: Plan) -> None:
+        """
+        Args:
+            declared: holds the settings that the job's rule names, and fails on any other.
+            whole: the run's configuration, kept in the record.
+            plan: what Snakemake planned the job by.
+        """
+        self.config = declared
+        self.log = logging.getLogger("iapo.workflow")
+        self._whole = whole
+        self._plan = plan
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+
+    def write_record(self, path: Path, *, inputs: Mapping[str, Path], seeds: Mapping[str, int], **facts: Any) -> None:
+        """Write the run record of an artefact. A job that makes several times each from the one before.
+
+        Args:
+            path: of the record, beside the artefact.
+            inputs: name → file that the artefact was made from; recorded with its sha256.
+            seeds: every seed used, by what it seeds.
+            facts: figures worth keeping with the artefact.
+        """
+        record = {
+            "started": self._started.isoformat(timespec="seconds"),
+            "wall_seconds": round(time.monotonic() - self._clock, 1),
+            "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            **_code_state(),
+            "command": sys.argv,
+            "inputs": {name: {"path": str(file), "sha256": sha256_file(file)} for name, file in inputs.items()},
+            "seeds": dict(seeds),
+            "facts": facts,
+            "threads": self._plan.threads,
+            "hardware": _hardware(),
+            "versions": _versions(),
+            "config": asdict(self._whole),
+            "plan": asdict(self._plan),
+            "settings_read": sorted(READ),
+        }
+        with atomic_write(path) as tmp:
+            tmp.write_text(json.dumps(record, indent=1, default=str) + "\n")
+        self._started = datetime.now(UTC)
+        self._clock = time.monotonic()
+
+
+def _code_state() -> dict[str, Any]:
+    """Commit, and whether files differed from it; None outside a git checkout."""
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("status", "--porcelain")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _hardware() -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "machine": platform.machine(),
+        "system": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        facts["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return facts
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

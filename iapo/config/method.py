@@ -1,0 +1,168 @@
+"""Settings of what a method may change: its training, attribution, alignment and rewards; the verifier's too.
+
+Read through :mod:`iapo.config.schema`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from iapo.config.sources import RERUNS_NOTHING, SETTINGS, Count, Positive, Rate
+
+Baseline = Literal["pad_image_mean", "pad", "mean_embedding", "zero", "flat_image"]
+"""Start of the path: pad embedding for text with the image's mean token; pad everywhere; the vocabulary's
+mean with the image's mean token; zero everywhere; pad with the features of a grey image."""
+
+
+Quadrature = Literal["graded", "midpoint", "gauss_legendre"]
+"""Points along the path: midpoints of graded cells, of equal ones, or Gauss–Legendre's."""
+
+
+Partition = Literal["four_block", "items", "labels"]
+"""Which tokens of a prompt are summed together."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class TrainConfig:
+    """One GRPO run through TRL, the same for every method."""
+
+    steps: Count = 60
+    """Optimizer steps."""
+    learning_rate: Positive = 5e-4
+    """Constant after warm-up. 3e-3 collapses tiny models."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 3
+    """Linear warm-up, steps."""
+    groups_per_step: Count = 8
+    """Prompts a step."""
+    prompts_per_set: Count = 40
+    """Training questions per set that are rolled out, the first of the train split."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Rollouts a prompt (G in GRPO)."""
+    temperature: Positive = 1.0
+    """Sampling temperature of the rollouts."""
+    max_completion_length: Count | None = 48
+    """Tokens of both turns and the tool's answer, image tokens included; null derives it from the data: two turns of
+    `turn_tokens` and the longest answer of a tool."""
+    turn_tokens: Count = 24
+    """Longest turn that the derived length leaves room for, tokens."""
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Nucleus that the rollouts are sampled from."""
+    rollouts: Literal["transformers", "vllm_colocate", "vllm_server"] = "transformers"
+    """Who generates: the trained model itself, vLLM on the same GPU, or a vLLM server with the weights sent to it."""
+    loss_type: Literal["grpo", "bnpo", "dr_grpo", "dapo"] = "dapo"
+    """TRL's loss aggregation."""
+    scale_rewards: Literal["group", "batch", "none"] = "group"
+    """What the advantage is divided by."""
+    outcome_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the outcome reward; 0 shows what a method's other rewards do alone."""
+    kl_beta: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL to the starting policy."""
+    train_turns: Literal["both", "tool", "answer"] = "both"
+    """Which turns reach the loss: all, the first, or the last (as VTool-R1's code). A rollout without a call has one
+    turn, which is both."""
+    save_every: Annotated[Count, RERUNS_NOTHING] = 10
+    """Steps between resumable checkpoints."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class AttributionConfig:
+    """Attribution of the tool call over the prompt's blocks. Defaults are the student's.
+
+    Student and teacher must share everything but the points: the baseline moves the distribution more than any
+    quadrature.
+    """
+
+    method: Literal["integrated_gradients", "shapley", "attention"] = "integrated_gradients"
+    """shapley: exact over the four blocks by 16 forward passes, another quantity. attention: a control."""
+    n_steps: Count = 7
+    """Points on the path from baseline to input."""
+    quadrature: Quadrature = "graded"
+    """Where the points lie: in the middle of cells that narrow towards the baseline, where models bend most, or of
+    equal cells, of which mini needs a tenth more. Gauss–Legendre's err by twice as much, and none is kept when a row
+    is refined."""
+    tolerance: Positive = 0.12
+    """What a rule of midpoints may miss of the change in log-probability between two neighbouring points, as a share of
+    the whole change; where it misses more, one point is added between them. With Gauss–Legendre: what it may miss of
+    the whole before a row gets three times as many points."""
+    control_variate: bool = True
+    """Whether the blocks are made to add up to the whole, which is known exactly: what the points miss of it goes to
+    each block by its regression on the whole along the path. Halves the teacher's error at equal points."""
+    magnitudes: bool = False
+    """Whether the sums of the tokens' magnitudes are kept too, as `alignment.aggregation: l1` needs. They take every
+    token's gradient; without them, calls that share a prompt take .4 of the time on small models."""
+    baseline: Baseline = "pad_image_mean"
+    """Text and image tokens at the path's start. zero is no baseline under RMSNorm: completeness fails."""
+    blocks: Partition = "four_block"
+    """four_block: P, R, I, T. items: each image and tool definition its own. labels: labels in text and image apart."""
+    target: Literal["call", "turn"] = "call"
+    """What is attributed: the tool calls with their tags, or all that the turn says."""
+    tokens_per_forward: Annotated[Count, RERUNS_NOTHING] = 1536
+    """Points × calls × length in one forward pass; bounds memory, never the result."""
+    max_tokens: Count = 16384
+    """Longest prompt and call; a longer one is left out, with its group, and counted. A forward pass holds at least
+    one point of one prompt: 8,000 tokens took under 1 GB on mini's models."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class AlignmentConfig:
+    """From two attributions to one penalty."""
+
+    weight: Annotated[float, Field(ge=0)] = 0.5
+    """Lambda: penalty subtracted from the outcome reward, reward units per unit divergence. Assumed."""
+    divergence: Literal["js", "kl_student_teacher", "kl_teacher_student"] = "js"
+    """js is divided by ln 2 and bounded by 1. The paper uses a KL whose direction is not public."""
+    max_divergence: Positive | None = None
+    """Larger divergences are cut to this; null leaves them."""
+    smoothing: Positive = 1e-3
+    """Mass added to every block before renormalising, no unit."""
+    aggregation: Literal["signed", "l1", "length_normalised"] = "signed"
+    """A block's magnitude: of its signed sum, the sum of magnitudes, or the signed sum per token."""
+    reference: Literal["same_call", "teacher_call"] = "same_call"
+    """The teacher's attribution of the student's call (the paper), or of the teacher's own first call."""
+    contrastive: bool = False
+    """Attribute a call minus the mean of its alternatives: the group's other calls, the cached other calls."""
+    normalise: Literal["none", "batch"] = "none"
+    """batch: the penalty enters as its z-score over the step's rollouts."""
+    missing_call: Literal["group_mean", "bound"] = "group_mean"
+    """Penalty of a rollout without a valid call: its group's mean, or the bound (1, or `max_divergence`)."""
+    loss_weight: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the divergence as a differentiable loss beside the policy's, four points, a call a group."""
+    teacher: Literal["cache", "shuffled", "uniform", "self"] = "cache"
+    """Controls: another prompt's row, equal shares, the student's own shares (penalty 0)."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class RewardsConfig:
+    """What the tool rewards of the baselines weigh beside the outcome's 1; `tuning` scales them on the dev split."""
+
+    failed_call: Annotated[float, Field(ge=0)] = 0.5
+    """ToRL: subtracted where a call does not parse, validate or execute. The paper's value is not public."""
+    verdict: Annotated[float, Field(ge=0)] = 0.5
+    """TRM: times the verifier's verdict on the tool use, 0 or 1. Assumed."""
+    exact_match: Annotated[float, Field(ge=0)] = 1.0
+    """Exact match: added where the call names the annotated labels."""
+    executed_call: Annotated[float, Field(ge=0)] = 0.5
+    """Call bonus: added where a call was carried out, whatever it shows."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class VerifierConfig:
+    """Who judges a tool use for `trm`."""
+
+    kind: Literal["teacher", "server"] = "teacher"
+    """teacher: can the trained teacher answer from the student's edited image? server: an OpenAI-compatible one."""
+    base_url: Annotated[str, RERUNS_NOTHING] = "http://localhost:8000/v1"
+    """Of the server."""
+    model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
+    """The server's name of the judge. Assumed."""
+    key_variable: Annotated[str, RERUNS_NOTHING] = "OPENAI_API_KEY"
+    """Environment variable with the server's key; unset sends a placeholder, as local servers want."""
+    timeout: Annotated[Positive, RERUNS_NOTHING] = 60.0
+    """Longest wait for one reply, seconds."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """Further attempts after a failure or a reply without a verdict."""
+    max_failures: Rate = 0.05
+    """Share of questions without a verdict above which training stops, once 20 were asked."""

@@ -1,0 +1,392 @@
+"""Every setting of a run, as frozen dataclasses; the config files and their JSON schema follow from here.
+
+A profile (``config/*.yaml``) is one :class:`Config`. There is one code path: a profile changes values,
+never the flow. This module imports no torch, so that Snakemake can plan without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import ErrorDetails
+
+from iapo.config.method import AlignmentConfig, AttributionConfig, RewardsConfig, TrainConfig, VerifierConfig
+from iapo.config.mini_world import ColdStartConfig, DataConfig, ModelConfig
+from iapo.config.sources import (
+    RERUNS_NOTHING,
+    SETTINGS,
+    Count,
+    HardwareConfig,
+    HubConfig,
+    Positive,
+    Rate,
+    RepositoryConfig,
+)
+from iapo.types import TEST_SETS
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class TuningConfig:
+    """How each method's weight is chosen: the same few trial runs a method, scored on the dev split."""
+
+    factors: tuple[Positive, ...] = (0.25, 1.0, 4.0)
+    """What the configured weight is multiplied by, one trial each; a single factor skips the trials."""
+    steps: Count = 30
+    """Optimizer steps of a trial."""
+    seed: int = 1000
+    """Seed of the trials, none of the table's."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class MonitorConfig:
+    """When a run is flagged, in its log while it trains and in the table."""
+
+    window: Count = 10
+    """Steps that are averaged; the first such window is what later ones are held against."""
+    min_calls: Rate = 0.5
+    """Tool use collapses below this share of its first window's rate."""
+    outcome_drop: Rate = 0.05
+    """Reward without accuracy: the reward rose while the outcome fell by this much."""
+    max_truncated: Rate = 0.2
+    """Completions cut off at the length limit."""
+    max_flat_groups: Rate = 0.8
+    """Groups without any difference, from which nothing is learned."""
+    max_verifier_failures: Rate = 0.02
+    """Tool uses on which the verifier gave no verdict."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class TeacherConfig:
+    """The stronger model whose attribution is cached once, offline."""
+
+    model: ModelConfig = ModelConfig(hidden_size=96, num_layers=3)
+    """Architecture."""
+    cold_start: ColdStartConfig = ColdStartConfig()
+    """Supervised stages."""
+    train: TrainConfig = TrainConfig(steps=30)
+    """GRPO on the outcome alone."""
+    n_steps: Count = 16
+    """Points on the path; offline, so it can afford more than the student. All else is `attribution`'s."""
+    sampled_calls: Count = 4
+    """Calls sampled per prompt, besides the greedy one."""
+    train_hint_rate: Rate = 0.0
+    """Shortcut world: how often the hint is right while the teacher is trained by GRPO."""
+    enumerated: Literal["none", "tools", "labels", "all"] = "tools"
+    """Legal calls added to them: every tool with the greedy call's labels, its tool with every label, or both."""
+    student_calls: Annotated[int, Field(ge=0)] = 8
+    """Calls sampled per prompt from the cold-started student, whose distinct ones are added too."""
+    train_seed: int = 0
+    """Seed of the GRPO run whose teacher is cached, and of the sampled calls."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class StudentConfig:
+    """The small policy that every method trains."""
+
+    model: ModelConfig = ModelConfig()
+    """Architecture."""
+    cold_start: ColdStartConfig = ColdStartConfig()
+    """Supervised stages."""
+    first_stage: TrainConfig | None = None
+    """GRPO on the outcome alone before any method, once for all: the paper's cold-start stage. null starts the
+    methods from the supervised stages."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class EvaluationConfig:
+    """Greedy decoding through lmms-eval."""
+
+    batch_size: Count = 128
+    """Questions decoded together."""
+    turn_tokens: Count = 24
+    """Longest turn, tokens."""
+    image_help: bool = True
+    """Whether every question is also answered without tools and with the original in the edited image's place."""
+    api_model: str | None = None
+    """Also evaluate this model by an OpenAI-compatible API (`OPENAI_API_KEY`, `OPENAI_API_BASE`), as the row `api`."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class StatisticsConfig:
+    """Intervals and comparisons."""
+
+    level: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Confidence level of every interval."""
+    bootstrap_draws: Count = 4000
+    """Resamples behind each paired difference."""
+    seed: int = 7
+    """Seed of the bootstrap."""
+    reference_method: str = "vtool_r1"
+    """The method that the differences are taken against."""
+    power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
+    """Chance at which the smallest difference that a run could have found is stated."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class AuditConfig:
+    """What is measured about the teacher and its cache besides the table."""
+
+    prompts: Count = 64
+    """Training prompts whose calls are audited."""
+    rollouts: Annotated[int, Field(ge=2)] = 8
+    """Calls sampled per prompt."""
+    teacher_seeds: tuple[int, ...] = (0, 1, 2)
+    """GRPO seeds of the teachers that are asked whether they are informative."""
+    reference_steps: Count = 256
+    """Midpoints of the converged attribution that the cheap one is held against."""
+
+    @property
+    def prompts_per_set(self) -> int:
+        """Enough of each set for ``prompts`` in all."""
+        return -(-self.prompts // len(TEST_SETS))
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class Variant:
+    """A method with settings of its own; trained and tabulated beside the methods."""
+
+    method: str
+    """Name of ``baselines.METHODS``."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Overrides of `train`, `attribution`, `alignment` and `rewards`, nested as in a config file."""
+    against: tuple[str, ...] = ()
+    """Methods or variants that the mechanism study compares it with: its controls."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class AblationConfig:
+    """One setting changed at a time, trained and tabulated by `make ablations`."""
+
+    method: str = "iapo"
+    """Whose settings are changed."""
+    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Key of `train`, `attribution`, `alignment` or `rewards` (dotted) → values other than the method's own."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class Config:
+    """A whole run."""
+
+    profile: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    """Name of the run; everything is written below ``results/<profile>/``."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where models run. ``cuda`` is checked before any job starts."""
+    methods: tuple[str, ...] = ("vtool_r1", "iapo")
+    """Methods to train: names of ``baselines.METHODS`` or of `variants`."""
+    variants: dict[str, Variant] = field(default_factory=dict)
+    """Name → method and the settings that it is trained with."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One GRPO run per method and seed."""
+    seeds_per_job: Annotated[Count, RERUNS_NOTHING] = 1
+    """Seeds of a method that one job trains, and one evaluates: several save the seconds that a process needs to
+    start, one spreads over more GPUs."""
+    test_sets: tuple[str, ...] = TEST_SETS
+    """Sets to evaluate on."""
+    hub: Annotated[HubConfig, RERUNS_NOTHING] = HubConfig()
+    hardware: HardwareConfig = HardwareConfig()
+    data: DataConfig = DataConfig()
+    student: StudentConfig = StudentConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    train: TrainConfig = TrainConfig()
+    attribution: AttributionConfig = AttributionConfig()
+    alignment: AlignmentConfig = AlignmentConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
+    audit: AuditConfig = AuditConfig()
+    rewards: RewardsConfig = RewardsConfig()
+    verifier: VerifierConfig = VerifierConfig()
+    tuning: TuningConfig = TuningConfig()
+    monitors: Annotated[MonitorConfig, RERUNS_NOTHING] = MonitorConfig()
+    ablations: AblationConfig = AblationConfig()
+
+    @property
+    def sources(self) -> dict[str, RepositoryConfig]:
+        """Repository → what is downloaded of it."""
+        data, models = self.data.refocus, (self.student.model.pretrained, self.teacher.model.pretrained)
+        return {each.source.repo: each.source for each in (data, *models) if each}
+
+    @property
+    def seed_batches(self) -> list[tuple[int, ...]]:
+        """The seeds job by job."""
+        size = self.seeds_per_job
+        return [self.seeds[start : start + size] for start in range(0, len(self.seeds), size)]
+
+    @property
+    def reference_policies(self) -> tuple[str, ...]:
+        """Rows of the table that no method trains: the starting points, the trained teacher, a model by API."""
+        return (
+            "untrained",
+            *(["first_stage"] if self.student.first_stage else []),
+            *("teacher_untrained", "teacher"),
+            *(["api"] if self.evaluation.api_model else []),
+        )
+
+    @property
+    def trained_runs(self) -> list[tuple[str, int]]:
+        """Every (method, seed) that is trained for the table."""
+        return [(method, seed) for method in self.methods for seed in self.seeds]
+
+    @property
+    def evaluated_runs(self) -> list[tuple[str, int]]:
+        """Every (method, seed) in the table; policies without a training run of their own count as seed 0."""
+        return [*((policy, 0) for policy in self.reference_policies), *self.trained_runs]
+
+    @property
+    def ablation_runs(self) -> list[tuple[str, int]]:
+        """Every (method, seed) in the table of the ablations."""
+        return [(method, seed) for method in (self.ablations.method, *self.ablated) for seed in self.seeds]
+
+    @property
+    def ablated(self) -> dict[str, tuple[str, Any]]:
+        """Name → key and value of each variant of the ablation grid."""
+        return {
+            _ablation_name(key, value): (key, value) for key, values in self.ablations.grid.items() for value in values
+        }
+
+    @property
+    def all_variants(self) -> dict[str, Variant]:
+        """The configured variants and those of the ablation grid, by name."""
+        ablated = {name: Variant(self.ablations.method, nested(*setting)) for name, setting in self.ablated.items()}
+        return ablated | self.variants
+
+    @property
+    def asked_teachers(self) -> list[int]:
+        """GRPO seeds of the teachers that are asked whether they are informative, the cached one among them."""
+        return sorted({self.teacher.train_seed, *self.audit.teacher_seeds})
+
+    @property
+    def teacher_attribution(self) -> AttributionConfig:
+        """The teacher's settings: the student's with the teacher's points, since all else must be shared."""
+        return dataclasses.replace(self.attribution, n_steps=self.teacher.n_steps)
+
+
+def nested(key: str, value: object) -> dict[str, Any]:
+    """``("alignment.weight", 1)`` → ``{"alignment": {"weight": 1}}``."""
+    section, _, name = key.partition(".")
+    return {section: {name: value}}
+
+
+def _ablation_name(key: str, value: object) -> str:
+    """``("alignment.weight", 0.1)`` → ``alignment_weight_0p1``: a variant's name and folder."""
+    text = f"{key.replace('.', '_')}_{str(value).lower().replace('.', 'p')}"
+    return "".join(c if c.isalnum() else "_" for c in text)
+
+
+class ConfigError(ValueError):
+    """One line per problem: the key, what was found, what would be right."""
+
+
+_CONFIG: TypeAdapter[Config] = TypeAdapter(Config)
+
+
+def load_config(raw: Mapping[str, Any]) -> Config:
+    """The configuration of a run from the merged config files and command-line values.
+
+    Args:
+        raw: as Snakemake gives it.
+
+    Raises:
+        ConfigError: naming every unknown key with the nearest valid one, and every wrong value.
+    """
+    try:
+        config = _CONFIG.validate_python(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_problem(detail) for detail in error.errors())) from None
+    _check_together(config)
+    return config
+
+
+OVERRIDES = ("train", "attribution", "alignment", "rewards")
+"""Sections that a method or a variant may change; the rest is the ground that all methods share."""
+
+
+def with_overrides(config: Config, settings: Mapping[str, Any], whose: str) -> Config:
+    """A configuration with some settings of a method or variant in place.
+
+    Args:
+        config: of the run.
+        settings: nested as in a config file.
+        whose: name of the method or variant, for errors.
+
+    Raises:
+        ConfigError: for a section that all methods share, an unknown key or a wrong value.
+    """
+    shared = sorted(set(settings) - set(OVERRIDES))
+    if shared:
+        raise ConfigError(f"{whose}: found settings for {', '.join(shared)}; only {', '.join(OVERRIDES)} can differ")
+    raw = dataclasses.asdict(config)
+    for section, values in settings.items():
+        raw[section] |= values
+    try:
+        return load_config(raw)
+    except ConfigError as error:
+        raise ConfigError(f"{whose}: {error}") from None
+
+
+def config_schema() -> dict[str, Any]:
+    """The JSON schema of a config file; unknown keys are not allowed anywhere."""
+    return _CONFIG.json_schema()
+
+
+def _problem(detail: ErrorDetails) -> str:
+    *parents, last = detail["loc"]
+    key = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "unexpected_keyword_argument":
+        valid = _keys_at(parents)
+        near = difflib.get_close_matches(str(last), valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        return f"{key}: unknown key; {hint} (config/README.md)"
+    message = detail["msg"][0].lower() + detail["msg"][1:]
+    return f"{key}: found {detail['input']!r}; {message} (config/README.md)"
+
+
+def _keys_at(path: Sequence[int | str]) -> list[str]:
+    """The valid keys of the section at ``path``."""
+    section: Any = Config
+    for part in path:
+        section = typing.get_type_hints(section)[str(part)]
+    return [field.name for field in dataclasses.fields(section)]
+
+
+def _check_together(config: Config) -> None:
+    """What no single field can say."""
+    problems = []
+    for key, names in (("methods", config.methods), ("seeds", config.seeds)):
+        if not names or len(set(names)) < len(names):
+            problems.append(f"{key}: found {list(names)}; name at least one, each once")
+    unknown = sorted(set(config.test_sets) - set(TEST_SETS))
+    if unknown or not config.test_sets:
+        problems.append(f"test_sets: found {unknown}; choose from {', '.join(TEST_SETS)}")
+    for key, model in (
+        ("student.model.hidden_size", config.student.model),
+        ("teacher.model.hidden_size", config.teacher.model),
+    ):
+        if model.hidden_size % 8 or model.hidden_size < 24:
+            problems.append(f"{key}: found {model.hidden_size}; use a multiple of 8, 24 or more")
+    real = [config.data.refocus, config.student.model.pretrained, config.teacher.model.pretrained]
+    if any(real) and not all(real):
+        problems.append(
+            "data.refocus, student.model.pretrained, teacher.model.pretrained: found some and not all; the tiny "
+            "models' vocabulary knows the mini world alone"
+        )
+    attribution, alignment = config.attribution, config.alignment
+    if attribution.method == "shapley" and attribution.blocks != "four_block":
+        problems.append(f"attribution.method: found shapley with {attribution.blocks} blocks; it needs four_block")
+    if alignment.aggregation == "l1" and not attribution.magnitudes:
+        problems.append("alignment.aggregation: found l1 without attribution.magnitudes; set that to true")
+    if alignment.loss_weight and attribution.method != "integrated_gradients":
+        problems.append(f"alignment.loss_weight: found it with {attribution.method}; needs integrated_gradients")
+    if config.hardware.processes > 1 and config.hardware.lora_rank and config.hardware.strategy != "ddp":
+        problems.append(
+            f"hardware.strategy: found {config.hardware.strategy} with adapters (lora_rank); attribution needs the "
+            "weights whole there, so use ddp"
+        )
+    if problems:
+        raise ConfigError("\n".join(f"{problem} (config/README.md)" for problem in problems))

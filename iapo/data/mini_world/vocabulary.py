@@ -1,0 +1,53 @@
+"""The vocabulary of the mini world, for its word-level tokenizer."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from iapo.data.mini_world.gapminder import INDICATORS, MAX_VALUE, MIN_VALUE, countries, years
+
+PANELS = tuple(f"row {row} column {column}" for row in (1, 2) for column in (1, 2))
+"""Labels of a figure's four panels."""
+
+_FUNCTION_WORDS = [
+    "what",
+    "is",
+    "the",
+    "of",
+    "in",
+    "for",
+    "more",
+    "than",
+    "value",
+    "true",
+    "false",
+    "chart",
+    "table",
+    "figure",
+]
+
+_HINT_WORDS = ["hint", "question", "names"]
+"""Added only where a run uses hints, so that the vocabulary, and with it the weights, of other runs stay the same."""
+
+_PUNCTUATION = (":", ",", ".", "?")
+
+
+def numbers() -> list[str]:
+    """Return every value that a cell can show."""
+    return [str(value) for value in range(MIN_VALUE, MAX_VALUE + 1)]
+
+
+@cache
+def words(hints: bool = False) -> tuple[str, ...]:
+    """Return all words; a panel's label counts as one word, since tool calls name it as a whole.
+
+    Args:
+        hints: whether to include the words of hints and thoughts.
+    """
+    indicator_words = [word for indicator in INDICATORS for word in indicator.split()]
+    return tuple(
+        dict.fromkeys(
+            [*PANELS, *countries(), *years(), *numbers(), *indicator_words, *_FUNCTION_WORDS]
+            + [*(_HINT_WORDS if hints else []), *_PUNCTUATION]
+        )
+    )

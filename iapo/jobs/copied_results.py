@@ -1,0 +1,38 @@
+"""Results that arrive without Snakemake's own metadata, as after a copy, are checked by their run records.
+
+Snakemake keeps what it planned a job by in ``.snakemake/metadata``. Where that is missing it would trust file times
+alone, and take a result of other code or other settings for today's. Each run record holds the same params, so
+they are given back before anything is planned.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
+from snakemake.persistence.file import FilePersistence
+
+
+def restore_metadata(results: Path, snakemake: Path = Path(".snakemake")) -> int:
+    """Give Snakemake back the params of results that it knows nothing about.
+
+    Args:
+        results: folder of a profile's results.
+        snakemake: Snakemake's own folder.
+
+    Returns:
+        How many files' params were given back.
+    """
+    store = FilePersistence(nolock=True, path=snakemake)
+    restored = 0
+    for path in sorted(results.rglob("*.run.json")):
+        plan = json.loads(path.read_text()).get("plan")
+        for output in plan["outputs"] if plan else []:
+            if Path(output).exists() and store._read_record(output) is None:
+                record = MetadataRecord(
+                    rule=plan["rule"], params=plan["params"], record_format_version=RECORD_FORMAT_VERSION
+                )
+                store._write_record(output, record)
+                restored += 1
+    return restored

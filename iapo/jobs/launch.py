@@ -1,0 +1,55 @@
+"""Several processes for one training job: accelerate on GPUs, torchrun on a CPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+from iapo.config.schema import Config
+from iapo.config.sources import Strategy
+
+_ACCELERATE: dict[Strategy, str] = {"ddp": "multi_gpu", "fsdp2": "fsdp2", "zero2": "zero2"}
+"""TRL ships a configuration of accelerate for each."""
+
+
+def launch(module: str, argument: Path, config: Config) -> None:
+    """Run ``python -m <module> <argument>`` in as many processes as the configuration says, and wait.
+
+    Args:
+        module: what every process runs; finds its rank in the environment.
+        argument: its only argument.
+        config: of the run; ``hardware`` and ``device`` decide how.
+
+    Raises:
+        RuntimeError: where a process failed; its own message is in the log above.
+    """
+    command = [sys.executable, "-m", *launcher(config), "-m", module, str(argument)]
+    # Line by line through our own stream, which a job copies to its log.
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as processes:
+        for line in processes.stdout or ():
+            sys.stderr.write(line)
+    if processes.returncode:
+        raise RuntimeError(
+            f"{module} {argument}: {config.hardware.processes} processes ended with status {processes.returncode}; the "
+            "first error in the log above says why. The same command resumes from the last checkpoint"
+        )
+
+
+def launcher(config: Config) -> list[str]:
+    """The launching module and its options.
+
+    On a CPU accelerate would ask for MPI; torchrun sets what it reads.
+    """
+    count = str(config.hardware.processes)
+    if config.device == "cpu":
+        return ["torch.distributed.run", "--standalone", "--nproc-per-node", count]
+    settings = files("trl") / "accelerate_configs" / f"{_ACCELERATE[config.hardware.strategy]}.yaml"
+    # Port 0: two jobs on one machine must not meet on the default port.
+    return [
+        "accelerate.commands.launch",
+        *("--config_file", str(settings)),
+        *("--num_processes", count),
+        *("--main_process_port", "0"),
+    ]

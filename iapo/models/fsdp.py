@@ -1,0 +1,60 @@
+"""Gathering of FSDP2-sharded weights that are read outside the model's own forward pass.
+
+Attribution runs parts of the model by itself, where FSDP's forward hooks do not gather the weights. Gathering is a
+collective operation: every process must enter these context managers together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from iapo.models.interfaces import QwenVL
+
+
+def is_sharded(model: Any) -> bool:
+    """Return whether FSDP2 shards any part of a model; takes any module, as trainers type theirs loosely."""
+    return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+@contextmanager
+def gathered_root(model: QwenVL) -> Iterator[None]:
+    """Gather the embeddings and all other weights outside the transformer layers in every process.
+
+    Args:
+        model: the model, sharded or not.
+    """
+    with _gathered(model, lambda module: module is model or _holds_embeddings(module, model)):
+        yield
+
+
+@contextmanager
+def gathered_decoder(model: QwenVL) -> Iterator[None]:
+    """Gather all weights but those of the vision tower's layers in every process, 2 bytes each if they are bf16.
+
+    Args:
+        model: the model, sharded or not.
+    """
+    with _gathered(model, lambda module: all(module is not part for part in model.model.visual.modules())):
+        yield
+
+
+@contextmanager
+def _gathered(model: nn.Module, is_selected: Callable[[nn.Module], bool]) -> Iterator[None]:
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule) and is_selected(module)]
+    for module in sharded:
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.reshard()
+
+
+def _holds_embeddings(module: nn.Module, model: QwenVL) -> bool:
+    """Return whether a module contains the token embeddings or the whole vision tower."""
+    return any(part is model.get_input_embeddings() or part is model.model.visual for part in module.modules())

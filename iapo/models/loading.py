@@ -1,0 +1,52 @@
+"""Loading and saving of models as ordinary pretrained directories.
+
+A directory is written atomically, so an interrupted job leaves no half a checkpoint behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoProcessor
+
+from iapo.artifacts.files import atomic_directory
+from iapo.models.interfaces import Policy, Processor, QwenVL
+from iapo.models.processor import set_response_template
+
+_MAX_SHARD_SIZE = "1TB"
+"""Larger than any model, so that all weights land in one file, which is what the workflow tracks."""
+
+
+def load_model(directory: Path, *, device: str = "cpu") -> Policy:
+    """Load a saved model in float32 and eval mode, and its left-padded processor.
+
+    Args:
+        directory: a pretrained directory, as :func:`save_model` writes it.
+        device: the device for the weights.
+    """
+    model = QwenVL.from_pretrained(directory, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(directory, padding_side="left")
+    if getattr(processor.tokenizer, "response_template", None) is None:
+        set_response_template(processor.tokenizer)
+    model.eval()
+    return model.to(device), processor  # type: ignore[arg-type]
+
+
+def save_model(
+    model: Any, processor: Processor, directory: Path, *, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Write a model and its processor into one pretrained directory, atomically.
+
+    Args:
+        model: a :data:`QwenVL`, possibly as accelerate or PEFT unwraps it.
+        processor: the model's processor.
+        directory: the pretrained directory to write.
+        weights: the full state dict, needed where ``model`` holds only a shard; None saves the model's own weights.
+    """
+    with atomic_directory(directory) as tmp:
+        model.save_pretrained(tmp, state_dict=weights, max_shard_size=_MAX_SHARD_SIZE)
+        processor.save_pretrained(tmp)

@@ -1,0 +1,106 @@
+"""Generation of assistant turns with ``transformers``, in one left-padded batch.
+
+Tokens that would corrupt a rollout, such as image placeholders, are suppressed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from iapo.models.interfaces import Processor, QwenVL
+from iapo.models.processor import IMAGE_TOKEN, SUPPRESSED_TOKENS
+from iapo.rollout.encoding import EncodedPrompt
+
+
+@torch.no_grad()
+def generate_turn(
+    model: QwenVL,
+    processor: Processor,
+    prompts: Sequence[EncodedPrompt],
+    *,
+    max_tokens: int,
+    temperature: float | None = None,
+    suppressed: Sequence[str] = SUPPRESSED_TOKENS,
+) -> list[list[int]]:
+    """Generate one assistant turn for each prompt, in one batch.
+
+    Args:
+        model: the policy in eval mode.
+        processor: the model's processor.
+        prompts: [B] encoded conversations so far.
+        max_tokens: maximum length of a turn, in tokens.
+        temperature: sampling temperature; None decodes greedily.
+        suppressed: tokens that are never generated.
+
+    Returns:
+        [B] token ids of the turns, with the end token unless a turn was cut at ``max_tokens``.
+
+    Raises:
+        ValueError: if the tokenizer lacks one of the ``suppressed`` tokens.
+    """
+    tokenizer = processor.tokenizer
+    padded = tokenizer.pad(
+        {"input_ids": [prompt.input_ids for prompt in prompts]},
+        padding_side="left",
+        return_tensors="pt",
+    ).to(model.device)
+    input_ids: Tensor = padded["input_ids"]
+    image_id = cast(int, tokenizer.convert_tokens_to_ids(IMAGE_TOKEN))
+    output: Tensor = model.generate(  # type: ignore[misc, assignment]
+        **padded,
+        mm_token_type_ids=(input_ids == image_id).long(),
+        pixel_values=torch.cat([prompt.pixel_values for prompt in prompts]).to(model.device),
+        image_grid_thw=torch.cat([prompt.image_grid_thw for prompt in prompts]).to(model.device),
+        max_new_tokens=max_tokens,
+        do_sample=temperature is not None,
+        temperature=temperature,
+        suppress_tokens=_token_ids(tokenizer, suppressed),
+    )
+    turns = output[:, input_ids.shape[1] :].tolist()
+    return [_until_end(turn, tokenizer.eos_token_id) for turn in turns]
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[int]:
+    found = cast(list[int], tokenizer.convert_tokens_to_ids(list(tokens)))
+    ids = dict(zip(tokens, found, strict=True))
+    unknown = [token for token, token_id in ids.items() if token_id is None or token_id == tokenizer.unk_token_id]
+    if unknown:
+        raise ValueError(
+            f"the tokenizer has no token {', '.join(unknown)}; expected one of Qwen2.5-VL's, as its calls are written"
+        )
+    return list(ids.values())
+
+
+def _until_end(turn: list[int], end: int) -> list[int]:
+    """Return a turn up to and including its end token, without the padding behind it."""
+    return turn[: turn.index(end) + 1] if end in turn else turn
+
+
+def generate_where(
+    model: QwenVL, processor: Processor, prompts: Mapping[int, EncodedPrompt], turn_tokens: int
+) -> dict[int, list[int]]:
+    """Generate one turn greedily for those rows of a batch that have a prompt.
+
+    Args:
+        model: the policy in eval mode.
+        processor: the model's processor.
+        prompts: row → encoded conversation so far; may be empty.
+        turn_tokens: maximum length of a turn, in tokens.
+
+    Returns:
+        Row → token ids of its turn.
+    """
+    if not prompts:
+        return {}
+    turns = generate_turn(model, processor, list(prompts.values()), max_tokens=turn_tokens)
+    return dict(zip(prompts, turns, strict=True))
+
+
+def turn_text(tokenizer: PreTrainedTokenizerBase, turn: list[int]) -> str:
+    """Decode the token ids of a turn, without special tokens."""
+    return str(tokenizer.decode(turn, skip_special_tokens=True))

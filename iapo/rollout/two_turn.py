@@ -1,0 +1,225 @@
+"""Two-turn rollouts outside training, decoded greedily for evaluation.
+
+As in TRL's loop, the policy writes a turn, the environment answers its tool calls, and the policy writes a second turn.
+Token ids are concatenated, never decoded and tokenized again, so both loops feed the model the same ids.
+
+On request, two control answers per question show whether the edited image helped
+(:mod:`iapo.rollout.original_image_control`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from PIL import Image
+from transformers import PreTrainedTokenizerBase
+from trl.chat_template_utils import parse_response
+from trl.data_utils import prepare_multimodal_messages
+
+from iapo.data.prompts import Message, open_image
+from iapo.data.store import figure_to_json
+from iapo.models.interfaces import Processor, QwenVL
+from iapo.rollout.encoding import EncodedPrompt, encode_examples
+from iapo.rollout.environment import (
+    ENVIRONMENTS,
+    FigureEnvironment,
+    ImagePart,
+    answer_tool_calls,
+    attempts_call,
+    tool_schemas,
+)
+from iapo.rollout.generation import generate_turn, generate_where, turn_text
+from iapo.rollout.original_image_control import answer_with_original, answer_without_tools
+from iapo.types import Example, ToolCall
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One policy's rollout on one question."""
+
+    messages: list[Message]
+    """Assistant and tool messages, with their images."""
+    texts: list[str]
+    """The assistant's turns as generated, without special tokens."""
+    calls: list[ToolCall]
+    """The well-formed calls of the first turn, in order."""
+    called: bool
+    """Whether the first turn contains a tool call, well formed or not."""
+    call_ok: bool
+    """Whether the first turn made at least one call and all of them were carried out."""
+    truncated: bool
+    """Whether a turn reached the token limit."""
+    text_original: str | None = None
+    """Control: the last turn if the tool returns the original image; None if controls were not requested."""
+    text_off: str | None = None
+    """Control: the only turn if there are no tools; None if controls were not requested."""
+
+
+def roll_out(
+    model: QwenVL, processor: Processor, examples: Sequence[Example], *, turn_tokens: int, image_help: bool = False
+) -> list[Rollout]:
+    """Answer a batch of questions greedily, with at most one tool turn each.
+
+    Args:
+        model: the policy in eval mode.
+        processor: the model's processor.
+        examples: [B] questions.
+        turn_tokens: maximum length of a turn, in tokens.
+        image_help: whether to add the control answers, with the original image and without tools.
+
+    Returns:
+        [B] rollouts.
+    """
+    images = [open_image(example) for example in examples]
+    prompts = encode_examples(processor, examples, images)
+    first = generate_turn(model, processor, prompts, max_tokens=turn_tokens)
+    environments = [_start_environment(example, image) for example, image in zip(examples, images, strict=True)]
+    conversations = [
+        _run_first_turn(processor, example, prompt, turn, environment)
+        for example, prompt, turn, environment in zip(examples, prompts, first, environments, strict=True)
+    ]
+    continued = {
+        i: continue_prompt(processor, prompts[i], first[i], messages[1:])
+        for i, messages in enumerate(conversations)
+        if len(messages) > 1
+    }
+    second = generate_where(model, processor, continued, turn_tokens)
+    rollouts = [
+        _collect_rollout(processor.tokenizer, conversations[i], environments[i], first[i], second.get(i))
+        for i in range(len(examples))
+    ]
+    if not image_help:
+        return rollouts
+    original = answer_with_original(model, processor, prompts, continued, turn_tokens)
+    off = answer_without_tools(model, processor, examples, images, turn_tokens)
+    return [
+        replace(rollout, text_original=original.get(i, rollout.texts[-1]), text_off=off[i])
+        for i, rollout in enumerate(rollouts)
+    ]
+
+
+def _start_environment(example: Example, image: Image.Image) -> FigureEnvironment:
+    environment = ENVIRONMENTS[example.figure.kind]()
+    environment.reset(figure=figure_to_json(example.figure), images=[image])
+    return environment
+
+
+def _run_first_turn(
+    processor: Processor,
+    example: Example,
+    prompt: EncodedPrompt,
+    turn: list[int],
+    environment: FigureEnvironment,
+) -> list[Message]:
+    """Parse the first turn and carry out its calls: the assistant's message, then one tool message per call."""
+    message = parse_response(
+        processor.tokenizer,
+        turn,
+        prefix=prompt.input_ids,
+        tools=list(tool_schemas(example.figure.kind)),
+    )
+    return [message, *answer_tool_calls(environment, message.get("tool_calls") or [])]
+
+
+def continue_prompt(
+    processor: Processor, prompt: EncodedPrompt, turn: list[int], tool_messages: Sequence[Message]
+) -> EncodedPrompt:
+    """Append an assistant turn and the tool messages that answer it to a prompt.
+
+    Args:
+        processor: the model's processor.
+        prompt: the conversation before the turn.
+        turn: token ids of the assistant turn, with its end token.
+        tool_messages: the tools' answers, with their images.
+
+    Returns:
+        The conversation up to the opening of the next assistant turn.
+    """
+    images = [
+        part["image"]
+        for message in tool_messages
+        if isinstance(message["content"], list)
+        for part in message["content"]
+        if part["type"] == "image"
+    ]
+    ids = prompt.input_ids + turn + tool_suffix_ids(processor, tool_messages)
+    if not images:
+        return EncodedPrompt(ids, prompt.pixel_values, prompt.image_grid_thw)
+    encoded = processor.image_processor(images=images, return_tensors="pt")
+    return EncodedPrompt(
+        ids,
+        torch.cat([prompt.pixel_values, encoded["pixel_values"]]),
+        torch.cat([prompt.image_grid_thw, encoded["image_grid_thw"]]),
+    )
+
+
+def tool_suffix_ids(processor: Processor, tool_messages: Sequence[Message]) -> list[int]:
+    """Return the token ids of tool messages and of the next turn's opening, as they follow an assistant's end token.
+
+    Args:
+        processor: the model's processor.
+        tool_messages: the tools' answers, at least one.
+    """
+    # The ids depend on a message's text or on the sizes of its images, not on their pixels.
+    text_or_sizes = [
+        content if isinstance(content, str) else [part["image"].size for part in content]
+        for content in (message["content"] for message in tool_messages)
+    ]
+    names = [message["name"] for message in tool_messages]
+    return list(_suffix_ids(processor, json.dumps([names, text_or_sizes])))
+
+
+@lru_cache(maxsize=512)
+def _suffix_ids(processor: Processor, key: str) -> tuple[int, ...]:
+    """Render the messages that ``key`` describes; cached, because every batch has the same few tool messages."""
+    names, text_or_sizes = json.loads(key)
+    call = {"type": "function", "function": {"name": names[0], "arguments": {}}}
+    opening: list[Message] = [
+        {"role": "user", "content": "dummy"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    answers: list[Message] = [
+        {"role": "tool", "name": name, "content": content if isinstance(content, str) else _blank_images(content)}
+        for name, content in zip(names, text_or_sizes, strict=True)
+    ]
+
+    def render(messages: list[Message], add_generation_prompt: bool) -> list[int]:
+        messages = prepare_multimodal_messages(messages)
+        encoded = processor.apply_chat_template(
+            [messages], add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
+        )
+        return list(encoded["input_ids"][0])
+
+    prefix = render(opening, False)
+    end = processor.tokenizer.eos_token_id
+    last_end = len(prefix) - 1 - prefix[::-1].index(end)
+    return tuple(render(opening + answers, True)[last_end + 1 :])
+
+
+def _blank_images(sizes: Sequence[Sequence[int]]) -> list[ImagePart]:
+    return [{"type": "image", "image": Image.new("RGB", (width, height))} for width, height in sizes]
+
+
+def _collect_rollout(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[Message],
+    environment: FigureEnvironment,
+    first: list[int],
+    second: list[int] | None,
+) -> Rollout:
+    turns = [first] if second is None else [first, second]
+    texts = [turn_text(tokenizer, turn) for turn in turns]
+    if second is not None:
+        messages = [*messages, {"role": "assistant", "content": texts[-1]}]
+    return Rollout(
+        messages=messages,
+        texts=texts,
+        calls=list(environment.calls),
+        called=attempts_call(texts[0]),
+        call_ok=environment.succeeded,
+        truncated=any(turn[-1:] != [tokenizer.eos_token_id] for turn in turns),
+    )

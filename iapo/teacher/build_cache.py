@@ -1,0 +1,245 @@
+"""The offline pass that attributes the teacher's candidate calls for every training prompt and caches the results.
+
+The paper scores the student's own calls with the teacher during training. Here every call that a look-up may need is
+scored once in advance: the teacher's greedy and sampled calls, legal variations of the greedy one, and calls that
+students made. The student influences which calls are scored, never how.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from iapo.artifacts.files import digest
+from iapo.artifacts.progress import Progress
+from iapo.attribution.batch import example_inputs
+from iapo.attribution.scoring import score_turns
+from iapo.config.schema import Config
+from iapo.data.prompts import prompt_messages
+from iapo.models.interfaces import Policy, Processor, QwenVL
+from iapo.rollout.encoding import EncodedPrompt, encode_prompt
+from iapo.rollout.generation import generate_turn, turn_text
+from iapo.rollout.turns import ToolTurn, prompt_key, turn_ids
+from iapo.teacher.cache import TeacherCache
+from iapo.teacher.candidates import Candidate, Source, candidates, text_before_call
+from iapo.teacher.rows import CacheRow
+from iapo.teacher.writer import CacheWriter, copy_cache
+from iapo.tools.parsing import canonical, render_call
+from iapo.types import BlockAttribution, Example, ToolCall
+
+_PROMPTS_TOGETHER = 16
+"""Number of prompts sampled, attributed and written as one shard. The sampled calls depend on it."""
+
+
+_FILLED = "filled"
+"""Candidate settings recorded for shards of calls that students made."""
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """An example, its encoded prompt, and the prompt's key in the cache."""
+
+    example: Example
+    encoded: EncodedPrompt
+    key: str
+
+
+class TeacherPass:
+    """Pass that attributes candidate calls with one teacher and adds the rows to its cache."""
+
+    def __init__(self, model: QwenVL, processor: Processor, config: Config, writer: CacheWriter) -> None:
+        """
+        Args:
+            model: the teacher, in eval mode.
+            processor: its processor.
+            config: configuration of the run: which calls are candidates, and the teacher's attribution.
+            writer: writer of the cache.
+        """
+        self._model, self._processor = model, processor
+        self._settings = config.teacher
+        self._temperature = config.teacher.train.temperature
+        self._turn_tokens = config.evaluation.turn_tokens
+        self._attribution = config.teacher_attribution
+        self._writer = writer
+        # All settings that decide which calls are candidates. If they change, candidates are chosen again, but calls
+        # that already have a row keep it.
+        self._candidates_id = json.dumps(
+            [
+                *(self._settings.sampled_calls, self._settings.enumerated, self._settings.train_seed),
+                *(self._temperature, self._turn_tokens),
+            ]
+        )
+
+    def run(self, examples: Sequence[Example]) -> None:
+        """Attribute the candidates of every prompt that is not complete yet; a killed pass resumes here.
+
+        Args:
+            examples: the training examples.
+        """
+        finished = self._writer.finished(self._candidates_id)
+        prompts = self._encoded(examples)
+        pending = [prompt for prompt in prompts if prompt.key not in finished]
+        with Progress(len(prompts), "teacher cache", start=len(prompts) - len(pending), unit="prompt") as progress:
+            for start in range(0, len(pending), _PROMPTS_TOGETHER):
+                chunk = pending[start : start + _PROMPTS_TOGETHER]
+                rows = self._rows(chunk, self._sampled_candidates(chunk))
+                self._writer.add(rows, prompts=[prompt.key for prompt in chunk], candidates=self._candidates_id)
+                progress.update(len(chunk))
+
+    def fill(self, examples: Sequence[Example], calls: Mapping[str, Sequence[ToolCall]], cache: TeacherCache) -> int:
+        """Attribute calls that students made and the cache lacks.
+
+        Args:
+            examples: the training examples.
+            calls: prompt key → calls, repeated as often as they were made.
+            cache: the cache as the pass left it. A student's call is placed after the text that the teacher writes
+                before its own call.
+
+        Returns:
+            Number of rows added.
+        """
+        prompts = [prompt for prompt in self._encoded(examples) if calls.get(prompt.key)]
+        missing = [(prompt, self._missing(prompt, calls[prompt.key], cache)) for prompt in prompts]
+        missing = [(prompt, candidates) for prompt, candidates in missing if candidates]
+        with Progress(len(missing), "fill teacher cache", unit="prompt") as progress:
+            for start in range(0, len(missing), _PROMPTS_TOGETHER):
+                chunk = missing[start : start + _PROMPTS_TOGETHER]
+                rows = self._rows([prompt for prompt, _ in chunk], [candidates for _, candidates in chunk])
+                self._writer.add(rows, prompts=[], candidates=_FILLED)
+                progress.update(len(chunk))
+        return sum(len(candidates) for _, candidates in missing)
+
+    def keys(self, examples: Sequence[Example]) -> dict[str, str]:
+        """Return example id → key of its prompt in the cache.
+
+        Args:
+            examples: the examples.
+        """
+        return {prompt.example.example_id: prompt.key for prompt in self._encoded(examples)}
+
+    def _encoded(self, examples: Sequence[Example]) -> list[_Prompt]:
+        prompts = []
+        for example in examples:
+            encoded = encode_prompt(self._processor, prompt_messages(example), example.figure.kind)
+            key = prompt_key(encoded.input_ids, encoded.pixel_values, encoded.image_grid_thw)
+            prompts.append(_Prompt(example, encoded, key))
+        return prompts
+
+    def _missing(self, prompt: _Prompt, calls: Sequence[ToolCall], cache: TeacherCache) -> list[Candidate]:
+        """Return the distinct calls without a row; none for a prompt on which the teacher makes no valid call."""
+        teacher_turn = cache.teacher_turn(prompt.key)
+        if teacher_turn is None:
+            return []
+        distinct = {canonical(call): call for call in calls}
+        before = text_before_call(teacher_turn)
+        return [
+            Candidate(call, before + render_call(call), "filled")
+            for text, call in distinct.items()
+            if not self._writer.holds(prompt.key, text)
+        ]
+
+    def _sampled_candidates(self, chunk: Sequence[_Prompt]) -> list[list[Candidate]]:
+        # Seeded by the chunk's first example, so that a resumed pass samples the same calls as an uninterrupted one.
+        # The prompt's key is not used, so that caches which differ only in the attribution hold the same calls.
+        torch.manual_seed(int(digest(chunk[0].example.example_id.encode())[:8], 16) + self._settings.train_seed)
+        rounds = [self._generate(chunk, None)]
+        rounds += [self._generate(chunk, self._temperature) for _ in range(self._settings.sampled_calls)]
+        return [
+            candidates(prompt.example, [texts[i] for texts in rounds], self._settings) for i, prompt in enumerate(chunk)
+        ]
+
+    def _generate(self, chunk: Sequence[_Prompt], temperature: float | None) -> list[str]:
+        """Generate one turn per prompt; greedily without a temperature."""
+        prompts = [prompt.encoded for prompt in chunk]
+        turns = generate_turn(
+            self._model, self._processor, prompts, max_tokens=self._turn_tokens, temperature=temperature
+        )
+        return [turn_text(self._processor.tokenizer, turn) for turn in turns]
+
+    def _rows(self, chunk: Sequence[_Prompt], chosen: Sequence[Sequence[Candidate]]) -> Iterator[CacheRow]:
+        """Attribute the chosen candidates of each prompt and yield their rows."""
+        flat: list[tuple[_Prompt, int, Candidate]] = []
+        turns: list[ToolTurn] = []
+        for prompt, calls in zip(chunk, chosen, strict=True):
+            inputs = example_inputs(self._processor, prompt.example, prompt.encoded, self._attribution.blocks)
+            for rank, candidate in enumerate(calls):
+                flat.append((prompt, rank, candidate))
+                ids = turn_ids(self._processor.tokenizer, candidate.text)
+                turns.append(ToolTurn(inputs, ids, candidate.text, [candidate.call]))
+        if not turns:
+            return
+        result = score_turns(self._model, self._processor.tokenizer, turns, self._attribution)
+        for i, (prompt, rank, candidate) in enumerate(flat):
+            yield cache_row(
+                prompt.key,
+                turns[i],
+                result,
+                i,
+                source=candidate.source,
+                # Filled calls rank last, because the lowest rank counts as the teacher's own call.
+                rank=rank if candidate.source != "filled" else 1_000 + rank,
+                correct=set(candidate.call.labels) == set(prompt.example.focus_labels),
+            )
+
+
+def fill_copy(
+    cache: Path,
+    target: Path,
+    teacher: Policy,
+    examples: Sequence[Example],
+    calls: Mapping[str, Sequence[ToolCall]],
+    config: Config,
+) -> int:
+    """Copy a cache and add rows for calls that it lacks.
+
+    The original is never changed, because a training run may have read it. An interrupted fill resumes where it
+    stopped.
+
+    Args:
+        cache: directory of the original cache.
+        target: directory of the new cache.
+        teacher: the teacher's model and processor.
+        examples: the training examples.
+        calls: prompt key → calls, repeated as often as they were made.
+        config: configuration of the run, with the teacher's attribution.
+
+    Returns:
+        Number of rows added.
+    """
+    copy_cache(cache, target)
+    before = TeacherCache(target)
+    return TeacherPass(*teacher, config, CacheWriter(target, before.fingerprint)).fill(examples, calls, before)
+
+
+def cache_row(
+    key: str, turn: ToolTurn, result: BlockAttribution, i: int, *, source: Source, rank: int, correct: bool
+) -> CacheRow:
+    """Convert row ``i`` of an attribution into a row of the cache.
+
+    Args:
+        key: key of the prompt.
+        turn: the attributed turn, with its call.
+        result: attribution of a batch of turns.
+        i: index of the turn in the batch.
+        source: origin of the call.
+        rank: position of the call among the prompt's candidates.
+        correct: whether the call names exactly the annotated labels.
+    """
+    blocks = turn.prompt.blocks
+    return CacheRow(
+        prompt_key=key,
+        call=turn.calls[0],
+        signed=tuple(result.signed[i, :blocks].tolist()),
+        l1=tuple(result.l1[i, :blocks].tolist()),
+        log_p=result.log_p[i].item(),
+        delta_f=result.delta_f[i].item(),
+        convergence_delta=result.convergence_delta[i].item(),
+        source=source,
+        rank=rank,
+        correct=correct,
+        call_text=turn.text,
+    )

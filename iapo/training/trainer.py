@@ -1,0 +1,248 @@
+"""TRL's GRPO trainer for figure environments, extended by guards, memoised tokenization and per-step metrics.
+
+Loss, advantages, the tool loop and resuming are TRL's. The overridden methods are private to TRL, so its version is
+pinned and a test asserts their signatures.
+
+B: rollouts. L: tokens of a completion, padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from accelerate.utils import is_peft_model
+from torch import Tensor, nn
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.utils import get_json_schema
+from trl import GRPOTrainer
+
+from iapo.config.schema import Config
+from iapo.data.prompts import Message
+from iapo.rollout.environment import FigureEnvironment
+from iapo.rollout.status import call_status
+from iapo.training.guards import GuardMixin
+from iapo.training.rollout_recorder import RolloutRow, TurnMixin
+from iapo.training.vllm_mixin import VllmMixin
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from torch.utils.data import Sampler
+
+TrainTurns = Literal["both", "tool", "answer"]
+"""Which of a rollout's turns contribute to the loss."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Directories that a method's rewards read from; None for those that the method does not use."""
+
+    cache: Path | None = None
+    """The teacher's attribution cache."""
+    teacher: Path | None = None
+    """Pretrained directory of the teacher, used as the verifier."""
+    replies: Path | None = None
+    """Cached replies of the verifier's server."""
+
+
+class FigureTrainer(TurnMixin, GuardMixin, VllmMixin, GRPOTrainer):
+    """GRPO trainer for figure environments, with guards, memoised tokenization, and tool and reward metrics."""
+
+    def __init__(self, *args: Any, train_turns: TrainTurns = "both", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._train_turns = train_turns
+        self.finished_epochs = 0
+        """Epochs completed before a resume; set it before calling ``train``."""
+        self._suffix_memo: dict[tuple[object, ...], list[int]] = {}
+        # TRL would rebuild the tools' schemas for every completion that it parses, which takes a tenth of a step.
+        self._env_tools = {
+            name: [get_json_schema(tool) for tool in tools] for name, tools in getattr(self, "_env_tools", {}).items()
+        }
+        # It would print every log dictionary; the progress callback prints one readable line instead.
+        self.remove_callback(PrinterCallback)
+
+    @classmethod
+    def arguments(cls, config: Config, sources: Sources) -> dict[str, Any]:
+        """Return the constructor arguments that this trainer takes besides TRL's own.
+
+        Args:
+            config: configuration of the run.
+            sources: directories that the method reads from.
+
+        Raises:
+            ValueError: if a required source is missing.
+        """
+        return {}
+
+    def write_extras(self, run_dir: Path) -> None:
+        """Write the method's outputs other than the policy; every process calls it.
+
+        Args:
+            run_dir: the run directory.
+        """
+
+    def _get_tool_suffix_ids(self, tool_messages: list[Message]) -> list[int]:
+        # The token ids depend on an image's size only, so responses with images of equal sizes share one rendering.
+        key = tuple(
+            tuple(part["image"].size if part["type"] == "image" else part["text"] for part in content)
+            if isinstance(content := message["content"], list)
+            else content
+            for message in tool_messages
+        )
+        if key not in self._suffix_memo:
+            self._suffix_memo[key] = list(super()._get_tool_suffix_ids(tool_messages))
+        return list(self._suffix_memo[key])
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        if self._train_turns != "both":
+            mask = trained_tokens(output["tool_mask"], self._train_turns)
+            output["tool_mask"] = mask
+            # TRL normalises the loss by the number of trained tokens over all processes.
+            tokens = (output["completion_mask"] * mask).sum()
+            output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
+        return output
+
+    def _calculate_rewards(self, inputs: list[RolloutRow], *args: Any) -> Tensor:
+        statuses = [
+            call_status(turn.text, environment.succeeded)
+            for turn, environment in zip(self.tool_turns, _environments(self), strict=True)
+        ]
+        for row, status in zip(inputs, statuses, strict=True):
+            row["call_status"] = status
+        attempted = len(statuses) - statuses.count("none")
+        self.record("tools/call_rate", attempted / max(1, len(statuses)))
+        self.record("tools/success_rate", statuses.count("executed") / max(1, attempted))
+        self.record("tools/malformed_rate", statuses.count("malformed") / max(1, len(statuses)))
+        with self.timed("rewards"):
+            rewards = super()._calculate_rewards(inputs, *args)
+        parts = reward_parts(rewards, self.reward_weights, self.group_size, self.reward_func_names)
+        for name, value in parts.items():
+            self.record(name, value)
+        return rewards
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        if inputs.get("pixel_values") is None:
+            # TRL silently drops a batch's pixel values if a rollout sampled an image token.
+            raise RuntimeError(
+                f"step {self.state.global_step}: the batch reached the loss without pixel values; expected the "
+                "figures of its prompts. A sampled image token does this: keep `suppress_tokens` in "
+                "`generation_kwargs`."
+            )
+        with self.timed("loss"):
+            return super()._compute_loss(model, inputs)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Take TRL's training step and record its duration."""
+        with self.timed("step"):
+            return super().training_step(*args, **kwargs)
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> Sampler:
+        sampler = super()._get_train_sampler(dataset)
+        # Every epoch draws one order of the prompts from the sampler's generator, whose state is in no checkpoint.
+        for _ in range(self.finished_epochs):
+            next(iter(sampler))
+        return sampler
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self.args.device.type == "cpu":
+            # With several processes accelerate names the device cpu:0, to which torch cannot restore a tensor.
+            vars(self.args)["_setup_devices"] = torch.device("cpu")
+        super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        # transformers 5.17 saves Qwen2.5-VL under renamed keys, but a checkpoint is loaded by the model's own names and
+        # not strictly, so a resumed run would silently keep its initial weights. `from_pretrained` maps the names back.
+        # Shards and adapters are saved under the model's own names.
+        target: Any = model if model is not None else self.model
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled or is_peft_model(target):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            return
+        saved = type(target).from_pretrained(resume_from_checkpoint, dtype=target.dtype)
+        target.load_state_dict(saved.state_dict())
+
+
+def trained_tokens(tool_mask: Tensor, turns: TrainTurns) -> Tensor:
+    """Return the loss mask restricted to the turns that are trained.
+
+    Args:
+        tool_mask: [B, L] TRL's mask: 0 for the tool response, 1 for the policy's turns and the padding on the right.
+        turns: ``both`` keeps the mask, ``tool`` keeps what precedes the first 0, and ``answer`` what follows the last
+            0. A row without a 0 is a single turn and is kept whole.
+
+    Returns:
+        [B, L] the mask.
+    """
+    if turns == "tool":
+        return tool_mask.cumprod(1)
+    return tool_mask.flip(1).cumprod(1).flip(1) if turns == "answer" else tool_mask
+
+
+def reward_parts(rewards: Tensor, weights: Tensor, group_size: int, names: Sequence[str]) -> dict[str, float]:
+    """Measure how much each reward term contributes to the advantages.
+
+    Only differences within a group reach the advantage, so everything is measured within groups.
+
+    Args:
+        rewards: [rollouts, terms] unweighted rewards; the rollouts of a group are consecutive.
+        weights: [terms] weights of the terms.
+        group_size: rollouts per group.
+        names: names of the terms.
+
+    Returns:
+        Metrics by name. ``advantage/<term>_std``: root of the mean within-group variance of the weighted term.
+        ``advantage/<term>_share``: covariance of the weighted term with the total reward over the variance of the
+        total, averaged over the groups whose total varies; the shares sum to 1. ``advantage/<term>_alone``: share of
+        groups in which only this term varies. ``advantage/flat_groups``: share of groups with a constant total.
+    """
+    parts = (rewards.double() * weights.to(rewards).double()).nan_to_num().view(-1, group_size, len(names))
+    parts = parts - parts.mean(1, keepdim=True)
+    total = parts.sum(-1)
+    variance = total.square().mean(1)
+    total_varies = variance > _FLAT
+    term_varies = parts.square().mean(1) > _FLAT
+    metrics = {"advantage/flat_groups": 1 - total_varies.double().mean().item()}
+    for i, name in enumerate(names):
+        part = parts[..., i]
+        shares = (part * total).mean(1)[total_varies] / variance[total_varies]
+        alone = term_varies[:, i] & (term_varies.sum(1) == 1)
+        metrics[f"advantage/{name}_std"] = part.square().mean().sqrt().item()
+        metrics[f"advantage/{name}_share"] = shares.mean().item() if len(shares) else 0.0
+        metrics[f"advantage/{name}_alone"] = alone.double().mean().item()
+    return metrics
+
+
+_FLAT = 1e-12
+"""Variance up to which a group counts as constant; rounding errors stay below it."""
+
+
+class MetricsCallback(TrainerCallback):
+    """Trainer callback that calls ``write(step, metrics)`` after every training step."""
+
+    def __init__(self, write: Callable[[int, dict[str, float]], None]) -> None:
+        self._write = write
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, object] | None = None,
+        **_: object,
+    ) -> None:
+        """Pass on the numbers of a training step; logs without a reward, such as the final summary, are skipped."""
+        metrics: dict[str, float] = {
+            name: value for name, value in (logs or {}).items() if isinstance(value, int | float)
+        }
+        if "reward" in metrics:
+            self._write(state.global_step, metrics)
+
+
+def _environments(trainer: GRPOTrainer) -> Sequence[FigureEnvironment]:
+    """Return the environment of each rollout [B]; TRL declares the attribute as None."""
+    environments: Any = trainer.environments
+    return environments

@@ -1,0 +1,49 @@
+"""The estimate as a command, and the guide's table, which is the same estimate."""
+
+from pathlib import Path
+
+import pytest
+
+from baselines.estimate import GUIDE, guide, main
+
+CONFIG = """
+profile: test
+data: {refocus: {source: {repo: a/b, revision: "0000000"}}}
+student: {model: {pretrained: {source: {repo: Qwen/Qwen2.5-VL-3B-Instruct, revision: "0000000"}}}}
+teacher: {model: {pretrained: {source: {repo: Qwen/Qwen2.5-VL-7B-Instruct, revision: "0000000"}}}}
+hardware: {processes: 2, precision: bfloat16}
+"""
+
+
+def test_the_command_lays_files_over_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    base.write_text(CONFIG)
+    overlay.write_text("hardware: {strategy: fsdp2}\nseeds: [0]\n")
+    assert main(["--configfile", str(base)]) == 0
+    assert main(["--configfile", str(base), str(overlay), "--gpus", "6"]) == 0
+    first, second = (line for line in capsys.readouterr().out.splitlines() if line.startswith("needs"))
+    assert "on each of 2 GPUs" in first and "on each of 6 GPUs" in second
+    gigabytes = [int(line.split()[2]) for line in (first, second)]
+    assert gigabytes[1] < gigabytes[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("profile: mini\n", "student.model: found a tiny model"),
+        (CONFIG.replace("VL-3B", "VL-72B"), "Qwen/Qwen2.5-VL-72B-Instruct: its sizes are not known"),
+        ("profile: test\nhardwear: {}\n", "did you mean 'hardware'"),
+    ],
+)
+def test_no_estimate_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, said: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    assert main(["--configfile", str(path)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_the_guide_has_today_s_costs_and_no_other_page_has_any() -> None:
+    assert guide(GUIDE.read_text()) == GUIDE.read_text()
+    for page in (GUIDE.parents[1] / "README.md", *GUIDE.parent.glob("*.md")):
+        text = page.read_text().partition("<!-- costs")[0] if page == GUIDE else page.read_text()
+        assert "GB on each of" not in text and " TB of disk" not in text, page

@@ -1,0 +1,63 @@
+"""Configuration: one line a problem, and documents that follow the dataclasses."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from iapo.artifacts.code_digest import ROOT
+from iapo.artifacts.files import atomic_directory, atomic_write
+from iapo.config.reference import config_reference
+from iapo.config.schema import ConfigError, config_schema, load_config
+from iapo.jobs.preflight import PreflightError, check_methods, claim_results
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        ({"train": {"stpes": 3}}, "train.stpes: unknown key; did you mean 'steps'?"),
+        ({"teacher": {"model": {"hiden_size": 3}}}, "teacher.model.hiden_size: unknown key; did you mean"),
+        ({"train": {"loss_type": "x"}}, "train.loss_type: found 'x'; input should be 'grpo'"),
+        ({"train": {"steps": 0}}, "train.steps: found 0"),
+        ({"seeds": [1, 1]}, "seeds: found [1, 1]"),
+        ({"test_sets": ["docvqa"]}, "test_sets: found ['docvqa']; choose from charxiv"),
+        ({"alignment": {"aggregation": "l1"}}, "alignment.aggregation: found l1 without attribution.magnitudes"),
+        ({"student": {"model": {"hidden_size": 50}}}, "student.model.hidden_size: found 50"),
+    ],
+)
+def test_each_problem_is_one_line(raw: dict, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_config({"profile": "x", **raw})
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_profiles_are_valid(path: Path) -> None:
+    assert load_config(yaml.safe_load(path.read_text())).profile == path.stem
+
+
+def test_the_reference_and_the_schema_are_current() -> None:
+    assert (ROOT / "config/README.md").read_text() == config_reference()
+    schema = json.loads((ROOT / "workflow/schemas/config.schema.json").read_text())
+    assert schema == json.loads(json.dumps(config_schema()))
+
+
+def test_unknown_methods_and_a_second_run_are_said_first(tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="did you mean 'iapo'"):
+        check_methods(load_config({"profile": "x", "methods": ["iapoo"]}), ["iapo", "vtool_r1"])
+    claim_results(tmp_path)
+    with pytest.raises(PreflightError, match="in use by another run"):
+        claim_results(tmp_path)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "file"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_write(target) as tmp:
+        tmp.write_text("half")
+        raise RuntimeError
+    with pytest.raises(RuntimeError), atomic_directory(tmp_path / "folder") as tmp:
+        (tmp / "x").write_text("half")
+        raise RuntimeError
+    assert [path.name for path in tmp_path.iterdir()] == ["file"] and target.read_text() == "old"

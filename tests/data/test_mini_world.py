@@ -1,0 +1,106 @@
+"""The mini data: no leakage, whole files, boxes where they belong, every gold answer right."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tasks.scoring import process_results
+from iapo.cold_start.demonstrations import spoken_answer
+from iapo.config.schema import DataConfig
+from iapo.data.build import build
+from iapo.data.mini_world.gapminder import split_tables
+from iapo.data.mini_world.world import RAW_FILES
+from iapo.data.prompts import open_image
+from iapo.data.store import DataError, read_split, verify_manifest
+from iapo.types import TEST_SETS, Example
+
+CHART_FIELDS = {
+    "query",
+    "answer",
+    "figure_path",
+    "annotation_path",
+    "x_values",
+    "y_values",
+    "x_bboxes",
+    "y_bboxes",
+    "figure_bbox",
+}
+TABLE_FIELDS = {
+    "figure_id",
+    "query",
+    "prompt",
+    "answer",
+    "figure_path",
+    "column_headers",
+    "row_starters",
+    "columns_bbox",
+    "rows_bbox",
+    "table_bbox",
+}
+
+
+def test_no_table_is_in_two_splits_and_every_country_is_trained_on() -> None:
+    tables = split_tables(DataConfig().seed)
+    pairs = {
+        split: {(table.indicator, country) for table in rows for country in table.values}
+        for split, rows in tables.items()
+    }
+    assert not pairs["train"] & pairs["dev"] and not pairs["train"] & pairs["test"] and not pairs["dev"] & pairs["test"]
+    names = {split: {country for _, country in rows} for split, rows in pairs.items()}
+    assert names["test"] <= names["train"] and names["dev"] <= names["train"]
+
+
+def test_records_have_refocus_s_fields(data_root: Path) -> None:
+    for test_set, file in RAW_FILES.items():
+        expected = CHART_FIELDS if test_set in ("h_bar", "v_bar") else TABLE_FIELDS
+        if test_set == "charxiv":
+            expected = {"prompt", "figure_path", "answer"}
+        for record in json.loads((data_root / "raw/test" / file).read_text()).values():
+            assert record.keys() == expected | {"focus_areas"}
+
+
+def test_two_builds_are_equal_bytes(tmp_path: Path) -> None:
+    config = DataConfig(train_per_set=3, dev_per_set=3, test_per_set=3)
+    assert build(config, tmp_path / "a") == build(config, tmp_path / "b")
+
+
+def test_an_altered_or_missing_file_is_named(tmp_path: Path) -> None:
+    build(DataConfig(train_per_set=2, dev_per_set=2, test_per_set=2), tmp_path)
+    path = tmp_path / "test/h_bar.parquet"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DataError, match=r"h_bar\.parquet: expected sha256"):
+        verify_manifest(tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match="found no file"):
+        verify_manifest(tmp_path)
+
+
+def test_examples_hang_together(test_examples: list[Example]) -> None:
+    assert {e.test_set for e in test_examples} == set(TEST_SETS)
+    assert len({(e.image_png, e.request) for e in test_examples}) == len(test_examples)
+    for example in test_examples:
+        image = open_image(example)
+        families = [boxes for boxes in example.figure.boxes.values() if example.focus_labels[0] in boxes]
+        assert len(families) == 1
+        for left, top, right, bottom in families[0].values():
+            assert 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
+        assert example.focus_labels[0] in example.request and example.focus_labels[0] in example.context
+        assert image.width % 28 == 0 and image.height % 28 == 0
+
+
+def test_statements_are_balanced(data_root: Path) -> None:
+    golds = [example.answer for example in read_split(data_root, "test", ["vtabfact"])]
+    assert sorted(set(golds)) == ["0", "1"] and abs(golds.count("1") / len(golds) - 0.5) < 0.05
+
+
+def test_every_gold_answer_scores_one_and_a_wrong_one_nothing(test_examples: list[Example]) -> None:
+    for example in test_examples:
+        doc = {
+            "example_id": example.example_id,
+            "figure": json.dumps({"figure_id": "f"}),
+            "answer": example.answer,
+            "metric": example.metric,
+        }
+        assert process_results(doc, [spoken_answer(example)])["accuracy"]["score"] == 1
+        assert process_results(doc, ["FINAL ANSWER: 7"])["accuracy"]["score"] == 0

@@ -1,0 +1,57 @@
+"""One training run in two processes and in one: the same rollouts a step, whole groups, one policy at the end."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from baselines import METHODS
+from baselines.run import TrainingJob, run_job
+from iapo.config.declared import declare
+from iapo.config.schema import Config, ConfigError, TrainConfig
+from iapo.config.sources import HardwareConfig
+from iapo.jobs.launch import launch
+from iapo.models.loading import load_model, save_model
+from iapo.training.grpo_config import batch_sizes
+
+FEW = TrainConfig(steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1)
+
+
+def test_two_processes_train_one_policy(tmp_path: Path, tiny: tuple[Any, Any], data_root: Path) -> None:
+    save_model(*tiny, tmp_path / "start")
+    config = Config(profile="test", train=FEW, hardware=HardwareConfig(processes=2, rollouts_per_forward=1))
+    job = TrainingJob(
+        method="call_bonus", name="call_bonus", seed=0, config=asdict(config), data=data_root,
+        settings=declare(config, *METHODS["call_bonus"].settings_read),
+        start=tmp_path / "start", run_dir=tmp_path / "work", output=tmp_path / "out",
+    )  # fmt: skip
+    rows = run_job(job)
+    assert [row["step"] for row in rows] == [1, 2]
+    # Of both processes: each saw one group of two rollouts.
+    assert all(0 <= row["tools/call_rate"] <= 1 and row["seconds/step"] > 0 for row in rows)
+    assert load_model(tmp_path / "out")[0].num_parameters() == tiny[0].num_parameters()
+    # What is finished is not trained again.
+    assert run_job(job) == rows
+
+
+def test_a_failed_process_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = Config(profile="test", hardware=HardwareConfig(processes=2))
+    with pytest.raises(RuntimeError, match=r"2 processes ended with status 1"):
+        launch("baselines.run", tmp_path / "no_job.json", config)
+    assert "FileNotFoundError" in capsys.readouterr().err
+
+
+def test_a_step_is_dealt_to_processes_and_passes() -> None:
+    settings = TrainConfig(groups_per_step=8, group_size=4)
+
+    def sizes(**hardware: Any) -> tuple[int, int]:
+        return batch_sizes(Config(profile="x", hardware=HardwareConfig(**hardware)), settings)
+
+    assert sizes() == (32, 1)
+    assert sizes(processes=4) == (8, 1)
+    assert sizes(processes=4, rollouts_per_forward=2) == (2, 4)
+    with pytest.raises(ConfigError, match="whole groups"):
+        sizes(processes=3)
+    with pytest.raises(ConfigError, match="use a divisor"):
+        sizes(rollouts_per_forward=5)

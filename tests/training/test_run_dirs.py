@@ -1,0 +1,92 @@
+"""A run directory belongs to one run: what another run left there is never resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from baselines import METHODS
+from baselines.run import TrainingJob, reset_run_dir
+from iapo.config.declared import declare, with_value
+from iapo.config.schema import Config
+
+CONFIG = Config(profile="test")
+SETTINGS = declare(CONFIG, *METHODS["iapo"].settings_read)
+REUSED = "checkpoints/checkpoint-60/trainer_state.json"
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainingJob:
+    """Of a run that has a checkpoint."""
+    for name in ("data/manifest.json", "start/model.safetensors", "cache/shard.parquet"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(name)
+    folders = {name: tmp_path / name for name in ("data", "start", "cache", "run_dir")}
+    job = TrainingJob("iapo", "iapo", 0, SETTINGS, asdict(CONFIG), output=tmp_path / "model", **folders)
+    reset_run_dir(job)
+    leave_checkpoint(job)
+    return job
+
+
+def leave_checkpoint(job: TrainingJob) -> None:
+    (job.run_dir / REUSED).parent.mkdir(parents=True)
+    (job.run_dir / REUSED).write_text("{}")
+    (job.run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
+    (job.run_dir / ".lock").touch()
+
+
+def rewritten(name: str) -> Callable[[TrainingJob], TrainingJob]:
+    def change(job: TrainingJob) -> TrainingJob:
+        (job.run_dir.parent / name).write_text("other bytes")
+        return job
+
+    return change
+
+
+def changed(key: str, value: object) -> Callable[[TrainingJob], TrainingJob]:
+    return lambda job: replace(job, settings=with_value(job.settings, key, value))
+
+
+def test_the_same_run_resumes(job: TrainingJob) -> None:
+    others = replace(CONFIG, seeds=(5, 6, 7), attribution=replace(CONFIG.attribution, tokens_per_forward=99))
+    reset_run_dir(replace(job, config=asdict(others)))
+    assert (job.run_dir / REUSED).exists() and (job.run_dir / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        changed("alignment.weight", 0.001),
+        lambda job: replace(job, seed=1),
+        changed("train.steps", 5),
+        changed("hardware.lora_rank", 8),
+        changed("device", "cuda"),
+        lambda job: replace(job, code="another"),
+        changed("train.learning_rate", 1e-4),
+        lambda job: replace(job, hint_rate=0.5),
+        lambda job: replace(job, method="iapo_shuffled"),
+        rewritten("data/manifest.json"),
+        rewritten("start/model.safetensors"),
+        rewritten("cache/shard.parquet"),
+    ],
+    ids=["weight", "seed", "steps", "rank", "device", "code", "rate", "hints", "method", "data", "start", "cache"],
+)
+def test_another_run_starts_over(
+    job: TrainingJob, change: Callable[[TrainingJob], TrainingJob], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    reset_run_dir(change(job))
+    assert {path.name for path in job.run_dir.iterdir()} == {".lock", "identity.json"}
+    assert "starts over" in caplog.text
+    leave_checkpoint(job)
+    reset_run_dir(change(job))
+    assert (job.run_dir / REUSED).exists()
+
+
+def test_a_folder_that_names_no_run_is_not_trusted(job: TrainingJob) -> None:
+    (job.run_dir / "identity.json").unlink()
+    reset_run_dir(job)
+    assert not (job.run_dir / REUSED).exists()

@@ -1,0 +1,171 @@
+"""On a finished small run: what each edit and each setting makes Snakemake plan again, and what it leaves alone.
+
+Needs ``results/smoke``: run by ``.ci/run`` after ``make smoke``, and by ``pytest -m finished`` at any time after it.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from iapo.artifacts.code_digest import ROOT
+
+pytestmark = pytest.mark.finished
+
+RESULTS = "results/smoke"
+SMOKE = ("results/table.csv", "--cores", "1", "--configfile", "config/smoke.yaml", "-n")
+TRAINING = {"train_policy vtool_r1", "train_policy trm", "train_policy iapo"}
+EVALUATION = {"evaluate_policy"}
+EVERY_RULE = {
+    *("build_data", "cold_start", "train_teacher", "sample_student", "cache_teacher", "informative_teacher"),
+    *("tune_weight iapo", "tune_weight trm", *TRAINING, *EVALUATION, "make_tables"),
+}
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of the code and of the finished run, with Snakemake's own folder."""
+    assert (ROOT / RESULTS / "tables/main.run.json").exists(), f"{RESULTS} not found: run `make smoke` first"
+    for name in ("iapo", "baselines", "benchmarks", "workflow", "config", "profiles", RESULTS, ".snakemake/metadata"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Snakefile", "results/table.csv", "results/table.md"):
+        shutil.copy2(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+def changed_jobs(tree: Path, *options: str) -> set[str]:
+    """The jobs whose params differ from those that made their outputs: rule, and method where it has one."""
+    result = subprocess.run(
+        [sys.executable, "-m", "snakemake", *SMOKE, *options],
+        cwd=tree,
+        env=os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    text = result.stdout + result.stderr
+    assert result.returncode == 0, text[-3000:]
+    jobs = re.findall(r"^(?:local)?rule (\w+):\n((?:    .*\n)+)", text, re.MULTILINE)
+    found = set()
+    for rule, facts in jobs:
+        if "Params have changed" not in facts:
+            continue
+        rule = re.sub(r"_(0_1|off_the_shelf)$", "", rule)
+        method = re.search(r"wildcards: .*method=(\w+)", facts)
+        found.add(f"{rule} {method[1]}" if method and rule in ("train_policy", "tune_weight") else rule)
+    return found
+
+
+def edit(path: Path) -> None:
+    with path.open("a") as file:
+        file.write("\n_edited = 1\n")
+
+
+def test_nothing_is_planned_where_nothing_has_changed(tree: Path) -> None:
+    assert changed_jobs(tree) == set()
+
+
+@pytest.mark.parametrize(
+    ("setting", "planned"),
+    [
+        (
+            "evaluation={turn_tokens: 12}",
+            {"sample_student", "cache_teacher", "tune_weight iapo", "tune_weight trm", "train_policy trm", *EVALUATION},
+        ),
+        ("evaluation={batch_size: 7}", {"tune_weight iapo", "tune_weight trm", *EVALUATION}),
+        (
+            "train={temperature: 0.9}",
+            {"sample_student", "tune_weight iapo", "tune_weight trm", *TRAINING},
+        ),
+        ("teacher={train: {temperature: 0.9}}", {"train_teacher", "cache_teacher"}),
+        ("teacher={n_steps: 9}", {"cache_teacher", "informative_teacher"}),
+        ("hardware={lora_rank: 4}", {"train_teacher", "tune_weight iapo", "tune_weight trm", *TRAINING}),
+        ("alignment={weight: 0.3}", {"informative_teacher", "tune_weight iapo", "train_policy iapo"}),
+        ("rewards={verdict: 0.3}", {"tune_weight trm", "train_policy trm"}),
+        ("statistics={seed: 8}", {"informative_teacher", "make_tables"}),
+        ("monitors={window: 5}", {"make_tables"}),
+        ("data={labels_per_figure: 4}", {"build_data"}),
+        ("student={cold_start: {seed: 5}}", {"cold_start", "sample_student"}),
+        ("attribution={tokens_per_forward: 99}", set()),
+        ("train={save_every: 2}", set()),
+    ],
+)
+def test_a_setting_plans_exactly_the_jobs_that_read_it(tree: Path, setting: str, planned: set[str]) -> None:
+    assert changed_jobs(tree, "--config", setting) == planned
+
+
+ATTRIBUTES = {"cache_teacher", "informative_teacher", "tune_weight iapo", "train_policy iapo"}
+ROLLS_OUT = {"sample_student", "cold_start", "train_teacher", "tune_weight trm", *ATTRIBUTES, *TRAINING, *EVALUATION}
+
+
+@pytest.mark.parametrize(
+    ("module", "planned"),
+    [
+        ("iapo/attribution/quadrature.py", ATTRIBUTES),
+        ("iapo/models/precision.py", ATTRIBUTES),
+        ("iapo/alignment/divergence.py", ATTRIBUTES),
+        ("iapo/training/weight_search.py", {"tune_weight iapo", "tune_weight trm"}),
+        ("iapo/training/monitors.py", {"make_tables"}),
+        ("iapo/rollout/environment.py", ROLLS_OUT),
+        ("iapo/data/build.py", {"build_data"}),
+        ("baselines/iapo_alignment.py", {"tune_weight iapo", "train_policy iapo"}),
+        ("baselines/torl.py", set()),
+        ("benchmarks/tasks/scoring.py", EVALUATION),
+        ("iapo/artifacts/progress.py", set()),
+        ("workflow/scripts/build_data.py", {"build_data"}),
+        ("workflow/scripts/cold_start.py", {"cold_start"}),
+        ("workflow/scripts/sample_student.py", {"sample_student"}),
+        ("workflow/scripts/cache_teacher.py", {"cache_teacher"}),
+        ("workflow/scripts/informative_teacher.py", {"informative_teacher"}),
+        ("workflow/scripts/train_policy.py", {"train_teacher", *TRAINING}),
+        ("workflow/scripts/tune_weight.py", {"tune_weight iapo", "tune_weight trm"}),
+        ("workflow/scripts/evaluate_policy.py", EVALUATION),
+        ("workflow/scripts/make_tables.py", {"make_tables"}),
+        ("workflow/scripts/audit.py", set()),
+    ],
+)
+def test_an_edit_plans_exactly_the_jobs_that_run_it(tree: Path, module: str, planned: set[str]) -> None:
+    edit(tree / module)
+    assert changed_jobs(tree) == planned
+
+
+def test_every_module_of_the_methods_registry_counts_where_methods_are_resolved(tree: Path) -> None:
+    # What a method is decides what is trained: settings and weights come out of it as params.
+    registry = tree / "iapo/config/method_registry.py"
+    registry.write_text(registry.read_text().replace('"device", "hardware", "train"', '"device", "hardware"'))
+    result = changed_jobs(tree)
+    assert result >= TRAINING and "evaluate_policy" not in result
+
+
+def test_wording_plans_nothing(tree: Path) -> None:
+    for path in ("iapo/attribution/quadrature.py", "workflow/scripts/train_policy.py"):
+        with (tree / path).open("a") as file:
+            file.write("\n\n# A comment.\n")
+    assert changed_jobs(tree) == set()
+
+
+def test_results_without_snakemake_s_folder_are_held_against_their_records(tree: Path) -> None:
+    shutil.rmtree(tree / ".snakemake")
+    assert changed_jobs(tree) == set()
+    shutil.rmtree(tree / ".snakemake")
+    edit(tree / "iapo/attribution/quadrature.py")
+    assert changed_jobs(tree) == ATTRIBUTES
+    shutil.rmtree(tree / ".snakemake")
+    assert changed_jobs(tree, "--config", "data={labels_per_figure: 4}") == {"build_data", *ATTRIBUTES}
+
+
+def test_every_job_has_read_what_its_rule_declares() -> None:
+    records = sorted((ROOT / RESULTS).rglob("*.run.json"))
+    unread = {}
+    for path in records:
+        record = json.loads(path.read_text())
+        declared = set(record["plan"]["settings"])
+        assert declared, path
+        if left := declared - set(record["settings_read"]):
+            unread[path.relative_to(ROOT).as_posix()] = sorted(left)
+    assert len(records) > 15 and unread == {}

@@ -6,12 +6,13 @@ INSTALLED := .venv/installed
 # Containers often forbid it, and then every process compiles the 4,000 modules behind it again: 10 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: table test slurm_test smoke rehearsal ablations report audit mechanism mechanism_quick lint lock config help
+.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
 	@echo "make slurm_test  the pipeline on a Slurm of one node, started for the test: needs root and slurm-wlm, munge"
 	@echo "make smoke   every rule once, small"
+	@echo "make stale_test  after make smoke: what each edit and each setting plans again"
 	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
 	@echo "make report  results/report.html: tables, figures, run records and configuration in one offline file"
@@ -40,6 +41,10 @@ slurm_test: $(INSTALLED)
 
 smoke: $(INSTALLED)
 	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml
+
+# On copies of the finished small run; plans only, trains nothing.
+stale_test: $(INSTALLED)
+	$(BIN)/pytest -m finished -n 2 tests/workflow
 
 # From nothing each time: it is asked whether today's code and packages work.
 REHEARSED := config/paper.yaml config/presets/rehearsal.yaml

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from iapo.config.schema import Config, nested, with_overrides
+from iapo.config.schema import Config, with_overrides
 
 RewardFunction = Callable[..., Sequence[float | None]]
 """In TRL's reward signature: lists in, one number a rollout out, or None where it says nothing."""
@@ -59,16 +59,13 @@ class Method:
         return (*sections, *(key for key in own if key.partition(".")[0] not in sections))
 
 
-def resolve(
-    name: str, config: Config, methods: Mapping[str, Method], weight: float | None = None
-) -> tuple[Method, Config]:
+def resolve(name: str, config: Config, methods: Mapping[str, Method]) -> tuple[Method, Config]:
     """A method of the run by name, and the configuration that it is trained with.
 
     Args:
         name: of a method or of a variant in ``config``.
         config: of the run.
         methods: all of them, by name.
-        weight: what was chosen for the method's weight on the dev split; None leaves the configured one.
 
     Raises:
         ConfigError: where the method or the variant sets what it cannot.
@@ -77,23 +74,9 @@ def resolve(
     variant = config.all_variants.get(name)
     method = methods[variant.method if variant else name]
     resolved = with_overrides(config, method.settings, method.name) if method.settings else config
-    if weight is not None and method.weight is not None:
-        resolved = with_overrides(resolved, nested(method.weight, weight), name)
     if variant and variant.settings:
         resolved = with_overrides(resolved, variant.settings, name)
     return replace(method, name=name), resolved
-
-
-def weight_of(method: Method, config: Config) -> float:
-    """The configured value of a method's weight.
-
-    Raises:
-        ValueError: for a method without one.
-    """
-    if method.weight is None:
-        raise ValueError(f"method {method.name} has no weight to choose")
-    section, key = method.weight.split(".")
-    return float(getattr(getattr(config, section), key))
 
 
 def tuned_method(name: str, config: Config, methods: Mapping[str, Method]) -> str | None:

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from baselines import METHODS
-from iapo.config.method_registry import Method, RewardTerm, resolve, tuned_method, weight_of
+from iapo.config.declared import declare, value_of, with_value
+from iapo.config.method_registry import Method, RewardTerm, resolve, tuned_method
 from iapo.config.schema import Config, RewardsConfig, TrainConfig, TuningConfig, Variant
 from iapo.data.prompts import open_image
 from iapo.data.store import figure_to_json
@@ -123,7 +124,7 @@ def test_every_method_names_its_rewards_and_its_weight() -> None:
     assert parts["vtool_r1"] == [("outcome_reward", 1.0)]
     tuned = {name: method for name, method in METHODS.items() if method.weight and not method.tuned_as}
     assert {"torl", "trm", "exact_match", "call_bonus", "iapo"} == tuned.keys()
-    assert all(weight_of(method, config) > 0 for method in tuned.values())
+    assert all(value_of(declare(config, str(method.weight)), str(method.weight)) > 0 for method in tuned.values())
 
 
 def test_a_chosen_weight_reaches_the_method_its_controls_and_its_variants() -> None:
@@ -135,10 +136,18 @@ def test_a_chosen_weight_reaches_the_method_its_controls_and_its_variants() -> N
     wanted = {"iapo": "iapo", "iapo_shuffled": "iapo", "finer": "iapo", "heavy": None, "vtool_r1": None}
     assert {name: tuned_method(name, config, METHODS) for name in wanted} == wanted
     assert tuned_method("iapo", replace(config, tuning=TuningConfig(factors=(1.0,))), METHODS) is None
+
+    def trained_with(name: str, weight: float) -> dict[str, Any]:
+        """What a training job of this name reads, with the weight where one is chosen for it."""
+        method, resolved = resolve(name, config, METHODS)
+        settings = declare(resolved, *method.settings_read)
+        chosen = tuned_method(name, config, METHODS)
+        return with_value(settings, str(method.weight), weight) if chosen else settings
+
     for name, weight in (("iapo", 2.0), ("iapo_shuffled", 2.0), ("finer", 2.0), ("heavy", 3.0)):
-        assert resolve(name, config, METHODS, 2.0)[1].alignment.weight == weight
-    assert resolve("torl", config, METHODS, 0.1)[1].rewards.failed_call == 0.1
-    assert resolve("vtool_r1", config, METHODS, 0.1)[1] == config
+        assert value_of(trained_with(name, 2.0), "alignment.weight") == weight
+    assert value_of(trained_with("torl", 0.1), "rewards.failed_call") == 0.1
+    assert trained_with("vtool_r1", 0.1) == declare(config, "device", "hardware", "train")
 
 
 def test_the_most_accurate_trial_wins_and_ties_go_to_the_configured_weight() -> None:

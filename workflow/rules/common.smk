@@ -1,14 +1,13 @@
 """The validated configuration, shared paths and what runs before the first job."""
 
 import hashlib
-import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from baselines import METHODS
 from iapo.config.schema import ConfigError, load_config
-from iapo.config.method_registry import resolve, tuned_method, weight_of
+from iapo.config.method_registry import resolve, tuned_method
 from iapo.jobs.estimate import estimate, estimate_text
 from iapo.jobs.preflight import (
     PreflightError,
@@ -83,8 +82,10 @@ def logs(name: str) -> str:
 
 def cache_name(resolved) -> str:
     """Folder of the teacher's cache under these attribution settings; ``main`` is the profile's own."""
-    settings = resolved.teacher_attribution
-    if settings == CONFIG.teacher_attribution:
+    settings, own = (
+        declare(each, "teacher_attribution") for each in (resolved, CONFIG)
+    )
+    if settings == own:
         return "main"
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 

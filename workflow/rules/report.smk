@@ -15,11 +15,9 @@ TABLE_SETTINGS = [
     "methods",
     "seeds",
     "test_sets",
-    "variants",
     "statistics",
     "monitors",
     "tuning",
-    "ablations",
     "evaluation.image_help",
     "evaluation.api_model",
     "student.first_stage",
@@ -110,7 +108,7 @@ if CONFIG.ablated:
         conda:
             "../envs/iapo.yaml"
         params:
-            settings=declare(CONFIG, *TABLE_SETTINGS),
+            settings=declare(CONFIG, *TABLE_SETTINGS, "ablations"),
             code=code("make_ablations", *TABLE_CODE),
         script:
             "../scripts/make_ablations.py"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 from pydantic import TypeAdapter
@@ -135,10 +135,10 @@ def _hints(kind: Any) -> dict[str, Any]:
 
 @functools.cache
 def _free_fields(kind: Any) -> tuple[str, ...]:
-    return tuple(_marked(kind))
-
-
-def _marked(kind: Any) -> Iterator[str]:
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        if any(mark is RERUNS_NOTHING for mark in getattr(hint, "__metadata__", ())):
-            yield name
+    """The settings of a section that rerun nothing."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return tuple(
+        name
+        for name, hint in hints.items()
+        if any(mark is RERUNS_NOTHING for mark in getattr(hint, "__metadata__", ()))
+    )

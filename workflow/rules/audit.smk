@@ -5,13 +5,13 @@ TEACHERS = {
 AUDIT_SETTINGS = [
     "device",
     "audit.prompts",
-    "audit.teacher_seeds",
     "attribution",
     "alignment",
     "teacher.n_steps",
     "teacher.train_seed",
-    "statistics.seed",
 ]
+# Of the rules that ask the teachers of several seeds.
+TEACHERS_SETTINGS = ["audit.teacher_seeds", "statistics.seed"]
 SAMPLING_SETTINGS = [
     "train.temperature",
     "evaluation.turn_tokens",
@@ -38,7 +38,7 @@ rule informative_teacher:
     resources:
         gpu=gpus(),
     params:
-        settings=declare(CONFIG, *AUDIT_SETTINGS),
+        settings=declare(CONFIG, *AUDIT_SETTINGS, *TEACHERS_SETTINGS),
         code=code("informative_teacher"),
     script:
         "../scripts/informative_teacher.py"
@@ -64,6 +64,7 @@ rule compare_options:
         settings=declare(
             CONFIG,
             *AUDIT_SETTINGS,
+            *TEACHERS_SETTINGS,
             *SAMPLING_SETTINGS,
             "audit.rollouts",
             "audit.reference_steps",

@@ -1,5 +1,6 @@
 """Time a step with and without attribution, attribution against captum and its growth, and the look-up."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,6 @@ CAPTUM_STEPS = 3
 """Training steps whose rollouts captum is held against: those of one are too few to say what either errs by."""
 
 with job(snakemake) as run:
-    from dataclasses import asdict
-
     import pandas as pd
 
     from baselines import METHODS

@@ -6,6 +6,14 @@ INSTALLED := .venv/installed
 # Containers often forbid it, and then every process compiles the 4,000 modules behind it again: 10 s each.
 unexport PYTHONDONTWRITEBYTECODE
 
+# pip, uv and all that runs keep caches below HOME; where it takes none, below this folder.
+PROBE := d="$${XDG_CACHE_HOME:-$${HOME:?}/.cache}" && mkdir -p "$$d" && test -w "$$d" && echo writable
+ifneq ($(shell ($(PROBE)) 2>/dev/null),writable)
+export XDG_CACHE_HOME := $(CURDIR)/.snakemake/caches
+HF_HOME ?= $(XDG_CACHE_HOME)/huggingface
+export HF_HOME
+endif
+
 .PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"

@@ -45,10 +45,14 @@ class FigureAgent(lmms):
             image_help: whether to answer each question also with the original image returned by the tool, and
                 without tools.
             _: lmms-eval's other standard arguments, which are ignored.
+
+        Raises:
+            SystemExit: for a batch size that is no number, such as lmms-eval's ``auto``; lmms-eval would print any
+                other error as a traceback and report success.
         """
         super().__init__()
+        self.batch_size_per_gpu = _batch_size(batch_size)
         self.model, self.processor = load_model(Path(pretrained), device=device or "cpu")
-        self.batch_size_per_gpu = int(batch_size)
         self.turn_tokens = int(turn_tokens)
         self.image_help = image_help
 
@@ -80,6 +84,16 @@ class FigureAgent(lmms):
 
     def clean(self) -> None:
         """Do nothing: the base class would delete modules and collect garbage, which is slow."""
+
+
+def _batch_size(given: int | str) -> int:
+    text = str(given)
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise SystemExit(
+            f"error: found batch_size {text!r}, expected a number of questions; use one that fits the memory, such as "
+            "--batch_size 16"
+        )
+    return int(text)
 
 
 def response_text(rollout: Rollout) -> str:

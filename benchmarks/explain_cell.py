@@ -26,6 +26,7 @@ from benchmarks.results import (
 from benchmarks.tables.ablations import ablation_table
 from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import AVERAGE, REPORTED, difference_table, main_table
+from benchmarks.tables.scorers import scorer_table, sets_with_rule
 from benchmarks.tables.training import cost_records, cost_table, dynamics_table, tuning_table
 from iapo.artifacts.files import sha256_file
 
@@ -157,6 +158,10 @@ def _of_image_help(results: Results, row: Mapping[str, str]) -> RowSources:
     return RowSources([row["method"]], results.sets, [])
 
 
+def _of_scorers(results: Results, row: Mapping[str, str]) -> RowSources:
+    return RowSources([row["method"]], sets_with_rule(results) if row["test_set"] == AVERAGE else [row["test_set"]], [])
+
+
 def _of_dynamics(results: Results, row: Mapping[str, str]) -> RowSources:
     return RowSources([], [], [metrics_path(results.folder, row["method"], seed) for seed in results.config.seeds])
 
@@ -201,6 +206,7 @@ _TABLES: dict[str, tuple[Callable[[Results], pd.DataFrame], Callable[[Results, M
     "main": (main_table, _of_main),
     "differences": (difference_table, _of_differences),
     "image_help": (image_help_table, _of_image_help),
+    "scorers": (scorer_table, _of_scorers),
     "dynamics": (dynamics_table, _of_dynamics),
     "cost": (cost_table, _of_cost),
     "tuning": (_tuning, _of_tuning),

@@ -30,7 +30,9 @@ SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("gold", pa.string()),
         ("score", pa.float64()),
-        # The same when the tool returns the original image, and without tools; null where not evaluated.
+        # By the test set's own published rule; null where that rule asks a judge model.
+        ("score_official", pa.float64()),
+        # Answer and score when the tool returns the original image, and without tools; null where not evaluated.
         ("answer_original", pa.string()),
         ("score_original", pa.float64()),
         ("answer_off", pa.string()),
@@ -57,6 +59,7 @@ class ItemRecord(TypedDict):
     answer: str | None
     gold: str
     score: float
+    score_official: float | None
     answer_original: str | None
     score_original: float | None
     answer_off: str | None

@@ -1,7 +1,7 @@
 """A local folder that stands in for the hub during the rehearsal.
 
-It has synthetic figures in ReFocus_Data's layout and two tiny models in Qwen2.5-VL's layout, under the repository names
-that the paper's profile downloads.
+It has synthetic figures in ReFocus_Data's layout, tiny models in Qwen2.5-VL's layout and a short prompt, under the
+repository names that the paper's profile downloads.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.rehearsal.qwen import teach_calls, tiny_qwen, true_processor, write_tiny_qwen
 from benchmarks.rehearsal.refocus_fixture import write_fixture
+from benchmarks.rehearsal.released import write_released
 from iapo.artifacts.files import atomic_directory
 from iapo.config.schema import Config
 from iapo.data.refocus.reader import read_refocus
@@ -45,3 +46,5 @@ def make_hub(folder: Path, config: Config) -> None:
         teach_calls(model, processor, shown, steps, name=f"tiny Qwen2.5-VL, {name}")
         with atomic_directory(folder / pretrained.source.repo) as tmp:
             write_tiny_qwen(tmp, model, processor)
+    if config.released:
+        write_released(folder, list(config.released.values()), model, processor, shown)

@@ -153,7 +153,7 @@ def tiny_qwen(tokenizer: Qwen2Tokenizer, seed: int) -> QwenVL:
     )
 
 
-class _LossOnLabels(nn.Module):
+class LossOnLabels(nn.Module):
     """The model with logits at labelled positions only, since the vocabulary is 4700 times as wide as the model."""
 
     def __init__(self, model: QwenVL) -> None:
@@ -181,7 +181,7 @@ def teach_calls(model: QwenVL, processor: Processor, examples: Sequence[Example]
     # Train with the template that the run will use.
     processor.chat_template = processor.tokenizer.chat_template = qwen3_vl_chat_template
     run_stage(
-        _LossOnLabels(model),
+        LossOnLabels(model),
         Demonstrator([_with_focus(example) for example in examples], _STAGE.demonstrations, _STAGE.seed),
         lambda items: collate(items, processor),
         steps,

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 from benchmarks.rehearsal.refocus_records import Fixture, Record
 
@@ -97,6 +97,45 @@ def _unusable_answers(fixture: Fixture) -> None:
     fixture.tests["vwtq"][0][1]["answer"] = " "
 
 
+def _lists_of_sources(fixture: Fixture) -> None:
+    """Give answers that are lists, each in the notation of its set's source."""
+    fixture.tests["h_bar"][0][1]["answer"] = "[Kenya , 22]"
+    fixture.tests["vwtq"][0][1]["answer"] = "Kenya|22"
+    fixture.tests["charxiv"][0][1]["answer"] = "[0, 1]"
+
+
+def _missing_answers(fixture: Fixture) -> None:
+    fixture.tests["h_bar"][1][1]["answer"] = float("nan")
+    fixture.tests["vwtq_syn"][1][1]["answer"] = "NaN"
+
+
+def _odd_texts(fixture: Fixture) -> None:
+    """Put a special token into a question, one into a row's label, and half of a surrogate pair into a question."""
+    fixture.tests["v_bar"][1][1]["query"] = "What is <|image_pad|>?"
+    fixture.tests["vwtq_syn"][0][1]["query"] = "What is \ud83d?"
+    table = fixture.tests["vtabfact"][-1][1]
+    table["row_starters"] = [*table["row_starters"][:-1], "<|im_end|>"]
+
+
+def _odd_figures(fixture: Fixture) -> None:
+    """Make the last horizontal bars too narrow for the model's processor, and let EXIF turn the last vertical ones."""
+    narrow, turned = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (2000, 8)).save(narrow, "PNG")
+    fixture.pictures[_picture(fixture, fixture.tests["h_bar"][-1][1]["figure_path"])] = narrow.getvalue()
+    path = _picture(fixture, fixture.tests["v_bar"][-1][1]["figure_path"])
+    orientation = Image.Exif()
+    orientation[ExifTags.Base.Orientation] = 6
+    Image.open(io.BytesIO(fixture.pictures[path])).save(turned, "PNG", exif=orientation)
+    fixture.pictures[path] = turned.getvalue()
+
+
+def _boxes_not_finite(fixture: Fixture) -> None:
+    """Let one box reach infinity, and another so far out that its unit looks like pixels."""
+    for record in _of_first_figure(fixture, "vwtq"):
+        record["columns_bbox"][-1]["x2"] = float("inf")
+        record["rows_bbox"][-1]["x2"] = 1e300
+
+
 def _repeated_labels(fixture: Fixture) -> None:
     """Give two rows the same first cell, one row an empty first cell, and two bars the same label."""
     for record in _of_first_figure(fixture, "vwtq"):
@@ -174,9 +213,14 @@ ODDITIES: Mapping[str, Callable[[Fixture], None]] = {
     "truth_forms": _truth_forms,
     "number_answers": _number_answers,
     "unusable_answers": _unusable_answers,
+    "lists_of_sources": _lists_of_sources,
+    "missing_answers": _missing_answers,
+    "odd_texts": _odd_texts,
+    "odd_figures": _odd_figures,
     "repeated_labels": _repeated_labels,
     "label_without_box": _label_without_box,
     "boxes_outside": _boxes_outside,
+    "boxes_not_finite": _boxes_not_finite,
     "no_boxes": _no_boxes,
     "keyed_boxes": _keyed_boxes,
     "no_panels": _no_panels,

@@ -27,7 +27,7 @@ def shortcomings(folder: Path, config: Config) -> list[str]:
     Returns:
         An empty list if calls were made, executed, attributed to every block, rewarded and evaluated.
     """
-    return [*_training(folder, config), *_attribution(folder), *_evaluation(folder, config)]
+    return [*_training(folder, config), *_attribution(folder), *_evaluation(folder, config), *_released(folder, config)]
 
 
 def _training(folder: Path, config: Config) -> Iterator[str]:
@@ -70,3 +70,10 @@ def _evaluation(folder: Path, config: Config) -> Iterator[str]:
             yield f"{path}: no question of {', '.join(absent)}"
     if not executed_calls:
         yield "no call was carried out in evaluation"
+
+
+def _released(folder: Path, config: Config) -> Iterator[str]:
+    for name in config.released:
+        records = read_run(folder / f"eval/{name}/seed0/records.parquet")
+        if not (records["called"] & records["call_ok"]).any():
+            yield f"evaluating {name}: no call in VTool-R1's syntax was carried out"

@@ -19,6 +19,7 @@ from benchmarks.stats import (
     wilson,
 )
 from iapo.training.monitors import flags
+from iapo.types import TEST_SETS
 
 AVERAGE = "average"
 """Name of the average over the test sets, in the column of test sets."""
@@ -38,9 +39,10 @@ def main_table(results: Results) -> pd.DataFrame:
         successes, since seeds share their items and are not independent trials. Differences are paired by item, and
         empty for the reference itself or if the reference was not run. ``verdict`` uses p-values corrected over the
         methods of the same column (Holm). A cell that lacks items or seeds is empty, and its verdict gives the
-        reason. ``reported`` is the accuracy published for 3B and 7B models (``reported.csv``).
+        reason. ``reported`` is the accuracy published for 3B and 7B models (``reported.csv``), ``reported_scorer`` what
+        it was scored by.
     """
-    rows = [_row(results, name, sets) for name in results.rows for sets in _columns(results)]
+    rows = [_row(results, name, *column) for name in results.rows for column in _columns(results)]
     table = pd.DataFrame(rows)
     table["profile"] = results.config.profile
     table = with_verdicts(table, "test_set", results).drop(columns=["difference", "p", "fault"])
@@ -61,17 +63,24 @@ def difference_table(results: Results) -> pd.DataFrame:
 
 
 def published() -> pd.DataFrame:
-    """Return published accuracies by (method, test_set), as fractions, with their sources."""
+    """Return published accuracies by (method, test_set), as fractions, with their scorers and sources."""
     table = pd.read_csv(REPORTED)
-    rows = table[table["method"].notna() & table["test_set"].notna()]
+    rows = table[table["method"].notna() & table["test_set"].isin([*TEST_SETS, AVERAGE])]
     return pd.DataFrame(
         {
             "method": rows["method"],
             "test_set": rows["test_set"],
             "reported": rows["percent"] / 100,
+            "reported_scorer": rows["scorer"],
             "reported_source": rows["source"] + ", " + rows["place"],
         }
     )
+
+
+def published_on_splits(method: str) -> pd.DataFrame:
+    """Return what was published about a row on the authors' own splits of the test sets, as in ``reported.csv``."""
+    table = pd.read_csv(REPORTED)
+    return table[(table["method"] == method) & ~table["test_set"].isin([*TEST_SETS, AVERAGE])]
 
 
 def method_flags(results: Results) -> dict[str, str]:
@@ -100,18 +109,18 @@ def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -
     )
 
 
-def _columns(results: Results) -> list[list[str]]:
-    """The groups of test sets that a row is computed on: each alone, then all together."""
-    return [*([name] for name in results.sets), results.sets]
+def _columns(results: Results) -> list[tuple[str, list[str]]]:
+    """Name and test sets of each column that a row is computed on: each set alone, then all together."""
+    return [*((name, [name]) for name in results.sets), (AVERAGE, results.sets)]
 
 
-def _row(results: Results, name: str, sets: Sequence[str]) -> Row:
+def _row(results: Results, name: str, column: str, sets: Sequence[str]) -> Row:
     reference = results.config.statistics.reference_method
     fault = results.fault(name, sets)
     here = {each: results.of(name, each) for each in sets}
     row: Row = {
         "method": name,
-        "test_set": sets[0] if len(sets) == 1 else AVERAGE,
+        "test_set": column,
         "n_items": sum(rows["example_id"].nunique() for rows in here.values()),
         "n_seeds": max(rows["seed"].nunique() for rows in here.values()),
         **(dict.fromkeys(("accuracy", "ci_low", "ci_high"), np.nan) if fault else _accuracy(results, name, sets)),

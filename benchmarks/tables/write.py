@@ -35,6 +35,7 @@ def write_all(folder: Path, config: Config) -> str:
             pages.main_page(results, teacher),
             pages.difference_page(results),
             pages.image_help_page(results),
+            pages.scorers_page(results),
             pages.dynamics_page(results),
             pages.cost_page(results),
             pages.tuning_page(results),

@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from iapo.data.prompts import ANSWER_PREFIX, Message, open_image, prompt_messages
 from iapo.data.store import ExampleRow, example_from_row
-from iapo.rewards.answer_matching import extract, score
+from iapo.rewards.answers import extract, official_score, score
 
 INSTRUCTION = (
     f'Close with a line that holds only "{ANSWER_PREFIX}" and the answer, as short as it can be: the number, the '
@@ -55,7 +55,7 @@ def process_results(doc: ExampleRow, results: Sequence[str]) -> dict[str, dict[s
         ``accuracy`` → the item's record, whose ``score`` :func:`mean_score` averages.
     """
     response = _response(results[0])
-    record = {
+    record: dict[str, Any] = {
         "example_id": doc["example_id"],
         "figure_id": json.loads(doc["figure"])["figure_id"],
         "turns": json.dumps(response.pop("turns"), ensure_ascii=False),
@@ -63,6 +63,7 @@ def process_results(doc: ExampleRow, results: Sequence[str]) -> dict[str, dict[s
     }
     for mode in ("", "_original", "_off"):
         record["answer" + mode], record["score" + mode] = _answer_and_score(response.pop("answer_turn" + mode), doc)
+    record["score_official"] = official_score(record["answer"], doc["answer"], doc["test_set"])
     return {"accuracy": record | response}
 
 

@@ -31,7 +31,7 @@ def attributed_sums(turns: Sequence[ToolTurn], result: BlockAttribution, config:
         turns: [B] distinct turns.
         result: their attribution; a row may end in blocks that the turn's prompt does not have.
         config: ``aggregation``; with ``contrastive``, the mean scores of the other turns on the same prompt are
-            subtracted, where there are any.
+            subtracted, where there are any that are finite.
 
     Returns:
         [B] lists, as long as each turn's prompt has blocks.
@@ -44,7 +44,8 @@ def attributed_sums(turns: Sequence[ToolTurn], result: BlockAttribution, config:
         turns_of_prompt[id(turn.prompt)].append(i)
     contrasted = []
     for i, turn in enumerate(turns):
-        others = [sums[j] for j in turns_of_prompt[id(turn.prompt)] if j != i]
+        # One call whose scores are not finite must not spoil those of all others.
+        others = [sums[j] for j in turns_of_prompt[id(turn.prompt)] if j != i and sums[j].isfinite().all()]
         contrasted.append((sums[i] - torch.stack(others).mean(0)).tolist() if others else sums[i].tolist())
     return contrasted
 

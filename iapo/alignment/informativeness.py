@@ -83,8 +83,17 @@ def informativeness(
     Returns:
         The AUC with its interval and the verdict: ``not`` where the interval reaches chance or there are fewer than 10
         mixed groups, ``informative`` where its lower end exceeds 0.6, ``weak`` in between.
+
+    Raises:
+        ValueError: for a penalty that is not finite, of which no verdict could be trusted.
     """
     values, wrong = np.asarray(penalties, dtype=np.float64), ~np.asarray(correct, dtype=bool)
+    if not np.isfinite(values).all():
+        first = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise ValueError(
+            f"found {np.count_nonzero(~np.isfinite(values))} of {len(values)} penalties not finite (the first in group "
+            f"{groups[first]}), expected none; look at the attributions of that prompt's calls"
+        )
     index = _group_index(groups)
     group_aucs = []
     for group in range(int(index.max(initial=-1)) + 1):

@@ -31,7 +31,8 @@ def penalties_of_calls(
         config: smoothing, kind of divergence and its upper bound.
 
     Returns:
-        [N] divergences, in the unit of ``config.divergence``; None where either side is missing.
+        [N] divergences, in the unit of ``config.divergence``; None where either side is missing, and NaN where block
+        sums are not finite.
 
     Raises:
         ValueError: where the lists differ in length.

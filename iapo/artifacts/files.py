@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, Timeout, lock_descriptor
 
 _log = logging.getLogger(__name__)
 
@@ -83,23 +83,25 @@ def exclusive(directory: Path) -> Iterator[None]:
         lock.release()
 
 
-def lock_until_exit(path: Path, mode: int = 0o644) -> FileLock | None:
+def lock_until_exit(path: Path, mode: int = 0o644) -> int | None:
     """Take a lock that the system frees when this process ends, however it ends; without waiting.
+
+    Held by an open file alone and by no object, so that nothing but the process's end, or closing the file, frees it.
 
     Args:
         path: of the lock's file, which then holds this process's number.
         mode: permissions of that file.
 
     Returns:
-        The lock, which the caller keeps; None where another process holds it.
+        The open file, which gives the lock back when closed; None where the lock is held already.
     """
-    lock = FileLock(path, mode=mode)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    if not lock_descriptor(file, blocking=False):
+        os.close(file)
         return None
-    path.write_text(str(os.getpid()))
-    return lock
+    os.ftruncate(file, 0)
+    os.write(file, str(os.getpid()).encode())
+    return file
 
 
 def directory_beside(stats: Path) -> Path:

@@ -20,6 +20,7 @@ from typing import Any
 
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import atomic_write, sha256_file
+from iapo.artifacts.secrets import redacted
 from iapo.config.declared import READ
 from iapo.config.schema import Config
 
@@ -94,7 +95,7 @@ class Job:
             "settings_read": sorted(READ),
         }
         with atomic_write(path) as tmp:
-            tmp.write_text(json.dumps(record, indent=1, default=str) + "\n")
+            tmp.write_text(redacted(json.dumps(record, indent=1, default=str)) + "\n")
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 

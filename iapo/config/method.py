@@ -155,14 +155,17 @@ class VerifierConfig:
     kind: Literal["teacher", "server"] = "teacher"
     """teacher: can the trained teacher answer from the student's edited image? server: an OpenAI-compatible one."""
     base_url: Annotated[str, RERUNS_NOTHING] = "http://localhost:8000/v1"
-    """Of the server."""
+    """Of the server. Credentials in it (`user:token@`) are sent as a header, and kept out of records and messages."""
     model: str = "Qwen/Qwen2.5-VL-7B-Instruct"
     """The server's name of the judge. Assumed."""
     key_variable: Annotated[str, RERUNS_NOTHING] = "OPENAI_API_KEY"
     """Environment variable with the server's key; unset sends a placeholder, as local servers want."""
     timeout: Annotated[Positive, RERUNS_NOTHING] = 60.0
-    """Longest wait for one reply, seconds."""
+    """Longest time for one verdict, seconds, all attempts together. The pauses between them take at most as long again,
+    and those that the server asks for (`Retry-After`) at most 120 s."""
     retries: Annotated[int, Field(ge=0)] = 3
-    """Further attempts after a failure or a reply without a verdict."""
+    """Further attempts after a failure that may pass or a reply without a verdict."""
+    reply_tokens: Count = 64
+    """Longest reply, tokens, thinking included; a judge that thinks first needs thousands."""
     max_failures: Rate = 0.05
     """Share of questions without a verdict above which training stops, once 20 were asked."""

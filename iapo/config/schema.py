@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from pydantic_core import ErrorDetails
 
+from iapo.config.conflicts import conflicts
 from iapo.config.method import AlignmentConfig, AttributionConfig, RewardsConfig, TrainConfig, VerifierConfig
 from iapo.config.mini_world import ColdStartConfig, DataConfig, ModelConfig
 from iapo.config.sources import (
@@ -27,9 +28,12 @@ from iapo.config.sources import (
     HubConfig,
     Positive,
     Rate,
+    ReleasedConfig,
     RepositoryConfig,
 )
 from iapo.types import TEST_SETS
+
+RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -111,6 +115,8 @@ class EvaluationConfig:
     """Whether every question is also answered without tools and with the original in the edited image's place."""
     api_model: str | None = None
     """Also evaluate this model by an OpenAI-compatible API (`OPENAI_API_KEY`, `OPENAI_API_BASE`), as the row `api`."""
+    api_tokens: Count = 1024
+    """Longest reply of ``api_model``, tokens, thinking included."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -198,6 +204,9 @@ class Config:
     attribution: AttributionConfig = AttributionConfig()
     alignment: AlignmentConfig = AlignmentConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    released: dict[RowName, ReleasedConfig] = field(default_factory=dict)
+    """Row of the table → published weights that are evaluated under their own prompt and not trained here: `model`
+    (`source`, `min_pixels`, `max_pixels`) and `prompt` (`address`, `sha256`)."""
     statistics: StatisticsConfig = StatisticsConfig()
     audit: AuditConfig = AuditConfig()
     rewards: RewardsConfig = RewardsConfig()
@@ -209,8 +218,9 @@ class Config:
     @property
     def sources(self) -> dict[str, RepositoryConfig]:
         """Repository → what is downloaded of it."""
-        data, models = self.data.refocus, (self.student.model.pretrained, self.teacher.model.pretrained)
-        return {each.source.repo: each.source for each in (data, *models) if each}
+        models = [self.student.model.pretrained, self.teacher.model.pretrained]
+        models += [each.model for each in self.released.values()]
+        return {each.source.repo: each.source for each in (self.data.refocus, *models) if each}
 
     @property
     def seed_batches(self) -> list[tuple[int, ...]]:
@@ -220,11 +230,12 @@ class Config:
 
     @property
     def reference_policies(self) -> tuple[str, ...]:
-        """Rows of the table that no method trains: the starting points, the trained teacher, a model by API."""
+        """Rows of the table that no method trains: starting points, the trained teacher, released weights, an API."""
         return (
             "untrained",
             *(["first_stage"] if self.student.first_stage else []),
             *("teacher_untrained", "teacher"),
+            *self.released,
             *(["api"] if self.evaluation.api_model else []),
         )
 
@@ -299,7 +310,9 @@ def load_config(raw: Mapping[str, Any]) -> Config:
         config = _CONFIG.validate_python(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(_problem(detail) for detail in error.errors())) from None
-    _check_together(config)
+    problems = conflicts(config)
+    if problems:
+        raise ConfigError("\n".join(f"{problem} (config/README.md)" for problem in problems))
     return config
 
 
@@ -351,42 +364,7 @@ def _keys_at(path: Sequence[int | str]) -> list[str]:
     """The valid keys of the section at ``path``."""
     section: Any = Config
     for part in path:
-        section = typing.get_type_hints(section)[str(part)]
+        # The key of a table, such as a variant's name, leads to the table's sections.
+        table = typing.get_origin(section) is dict
+        section = typing.get_args(section)[1] if table else typing.get_type_hints(section)[str(part)]
     return [field.name for field in dataclasses.fields(section)]
-
-
-def _check_together(config: Config) -> None:
-    """What no single field can say."""
-    problems = []
-    for key, names in (("methods", config.methods), ("seeds", config.seeds)):
-        if not names or len(set(names)) < len(names):
-            problems.append(f"{key}: found {list(names)}; name at least one, each once")
-    unknown = sorted(set(config.test_sets) - set(TEST_SETS))
-    if unknown or not config.test_sets:
-        problems.append(f"test_sets: found {unknown}; choose from {', '.join(TEST_SETS)}")
-    for key, model in (
-        ("student.model.hidden_size", config.student.model),
-        ("teacher.model.hidden_size", config.teacher.model),
-    ):
-        if model.hidden_size % 8 or model.hidden_size < 24:
-            problems.append(f"{key}: found {model.hidden_size}; use a multiple of 8, 24 or more")
-    real = [config.data.refocus, config.student.model.pretrained, config.teacher.model.pretrained]
-    if any(real) and not all(real):
-        problems.append(
-            "data.refocus, student.model.pretrained, teacher.model.pretrained: found some and not all; the tiny "
-            "models' vocabulary knows the mini world alone"
-        )
-    attribution, alignment = config.attribution, config.alignment
-    if attribution.method == "shapley" and attribution.blocks != "four_block":
-        problems.append(f"attribution.method: found shapley with {attribution.blocks} blocks; it needs four_block")
-    if alignment.aggregation == "l1" and not attribution.magnitudes:
-        problems.append("alignment.aggregation: found l1 without attribution.magnitudes; set that to true")
-    if alignment.loss_weight and attribution.method != "integrated_gradients":
-        problems.append(f"alignment.loss_weight: found it with {attribution.method}; needs integrated_gradients")
-    if config.hardware.processes > 1 and config.hardware.lora_rank and config.hardware.strategy != "ddp":
-        problems.append(
-            f"hardware.strategy: found {config.hardware.strategy} with adapters (lora_rank); attribution needs the "
-            "weights whole there, so use ddp"
-        )
-    if problems:
-        raise ConfigError("\n".join(f"{problem} (config/README.md)" for problem in problems))

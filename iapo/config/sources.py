@@ -62,6 +62,26 @@ class PretrainedConfig:
 
 
 @dataclass(frozen=True, config=SETTINGS)
+class PromptConfig:
+    """The text of a prompt that released weights were trained with, downloaded since it is others' work."""
+
+    address: str
+    """Where it is, an address or the path of a copy."""
+    sha256: Digest
+    """Digest that it must have."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class ReleasedConfig:
+    """Weights that others have trained and published."""
+
+    model: PretrainedConfig
+    """Their repository, and the bounds on an image's area that they were trained with."""
+    prompt: PromptConfig
+    """What they were trained to answer to: VTool-R1's template with a place for the request."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
 class RefocusConfig:
     """ReFocus_Data in place of the mini world."""
 

@@ -33,6 +33,7 @@ Oddity = Literal[
     "blank label",
     "label without a box",
     "box without a label",
+    "box not finite",
     "box clipped",
     "box without area",
     "boxes in the other unit",
@@ -47,6 +48,9 @@ _LARGEST_FRACTION = 1.5
 """Upper limit of a coordinate in fractions: boxes may extend slightly beyond the image, and none in pixels is as
 small as this."""
 
+_FARTHEST = 1e9
+"""Distance from the image beyond which coordinates are cut, so that converting them cannot overflow."""
+
 _BOX_TOLERANCE = 2
 """Largest difference between the corners of boxes that count as equal, px: only one of them may be rounded."""
 
@@ -57,6 +61,9 @@ _MAX_PANELS = 10
 
 _PANEL_TOLERANCE = 10
 """Largest difference between a panel's width plus height and that of the largest panel, px."""
+
+_LINE_WIDTH = 2
+"""Largest distance between the two edges of the line that frames a panel, px."""
 
 
 class BoxReader:
@@ -110,7 +117,10 @@ class BoxReader:
         self.oddities.setdefault(oddity, []).extend(labels)
 
     def _nearest(self, area: RawBox, known: Mapping[str, Box]) -> str:
-        wanted = _to_pixels(self._corners("focus_areas", area), self._size, self.unit)
+        corners = self._corners("focus_areas", area)
+        if not _is_finite(corners):
+            return ""
+        wanted = _to_pixels(corners, self._size, self.unit)
         for label, box in known.items():
             if all(abs(a - b) <= _BOX_TOLERANCE for a, b in zip(box, wanted, strict=True)):
                 return label
@@ -154,13 +164,14 @@ class BoxReader:
         try:
             values = [box[corner] for corner in _CORNER_KEYS] if isinstance(box, Mapping) else list(box)
             left, top, right, bottom = (float(value) for value in values)
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, OverflowError, TypeError, ValueError):
             raise IngestError(f"{self._record.where}: {name} holds {box!r}; expected x1, y1, x2 and y2") from None
-        if not all(map(math.isfinite, (left, top, right, bottom))):
-            raise IngestError(f"{self._record.where}: {name} holds {box!r}; expected finite numbers")
         return left, top, right, bottom
 
     def _in_image(self, label: str, corners: Corners) -> Box | None:
+        if not _is_finite(corners):
+            self.note("box not finite", label)
+            return None
         box = _to_pixels(corners, self._size, self.unit)
         clipped = _clipped(box, self._size)
         if clipped is None:
@@ -192,13 +203,19 @@ def _rows(boxes: Any) -> list[Any]:
     return list(boxes)
 
 
+def _is_finite(corners: Corners) -> bool:
+    return all(map(math.isfinite, corners))
+
+
 def _unit_of(boxes: Iterable[Corners]) -> Unit:
-    return "fraction" if all(abs(value) <= _LARGEST_FRACTION for corners in boxes for value in corners) else "pixel"
+    """The unit that most boxes have, so that a single wrong box does not decide about the others."""
+    small = [max(map(abs, corners)) <= _LARGEST_FRACTION for corners in boxes if _is_finite(corners)]
+    return "fraction" if 2 * sum(small) >= len(small) else "pixel"
 
 
 def _to_pixels(corners: Corners, size: tuple[int, int], unit: Unit) -> Box:
     width, height = size if unit == "fraction" else (1, 1)
-    left, top, right, bottom = corners
+    left, top, right, bottom = (min(max(value, -_FARTHEST), _FARTHEST) for value in corners)
     return round(left * width), round(top * height), round(right * width), round(bottom * height)
 
 
@@ -213,7 +230,8 @@ def find_panels(image: Image.Image) -> dict[str, Box]:
 
     Of the ten longest external contours of the Canny edges, those about as large as the largest are panels. Unlike
     ReFocus, the image is not blurred first: that moves the edges and is not needed. With lower thresholds JPEG noise
-    joins or breaks frames.
+    joins or breaks frames. Where ink touches a frame, the outer edge of its line breaks into pieces, and only the inner
+    one is as large as a panel: a panel's box also covers all pieces of edges around it.
 
     Args:
         image: the figure, in any mode.
@@ -224,22 +242,39 @@ def find_panels(image: Image.Image) -> dict[str, Box]:
     edges = cv2.Canny(np.asarray(image.convert("L")), *_EDGE_THRESHOLDS)
     contours, _ = cv2.findContours(edges, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     longest = sorted(contours, key=lambda c: -cv2.arcLength(c, True))[:_MAX_PANELS]
-    boxes = [cv2.boundingRect(contour) for contour in longest]
-    largest = max((w + h for _, _, w, h in boxes), default=0)
-    panels = [(x, y, x + w, y + h) for x, y, w, h in boxes if abs(w + h - largest) <= _PANEL_TOLERANCE]
-    return _by_position([panel for panel in panels if not _inside_another(panel, panels)])
+    boxes = [_bounds(contour) for contour in longest]
+    largest = max(map(_extent, boxes), default=0)
+    panels = [box for box in boxes if largest - _extent(box) <= _PANEL_TOLERANCE]
+    outer = [panel for panel in panels if not _inside_another(panel, panels)]
+    edges_of_lines = list(map(_bounds, contours))
+    return _by_position([_with_frame(panel, edges_of_lines) for panel in outer])
+
+
+def _bounds(contour: Any) -> Box:
+    left, top, width, height = cv2.boundingRect(contour)
+    return left, top, left + width, top + height
+
+
+def _extent(box: Box) -> int:
+    """Width plus height, px."""
+    return box[2] - box[0] + box[3] - box[1]
+
+
+def _with_frame(panel: Box, edges: Sequence[Box]) -> Box:
+    """Extend a panel to all edges that lie within the width of a line around it."""
+    limits = tuple(side + sign * _LINE_WIDTH for side, sign in zip(panel, (-1, -1, 1, 1), strict=True))
+    frame = [panel, *(edge for edge in edges if _contains(limits, edge))]
+    lefts, tops, rights, bottoms = zip(*frame, strict=True)
+    return min(lefts), min(tops), max(rights), max(bottoms)
+
+
+def _contains(box: Sequence[int], other: Box) -> bool:
+    return box[0] <= other[0] and box[1] <= other[1] and box[2] >= other[2] and box[3] >= other[3]
 
 
 def _inside_another(panel: Box, panels: Sequence[Box]) -> bool:
     """Whether a box lies in another: a frame has an outer and an inner contour, of which the outer is the panel."""
-    return any(
-        other != panel
-        and other[0] <= panel[0]
-        and other[1] <= panel[1]
-        and other[2] >= panel[2]
-        and other[3] >= panel[3]
-        for other in panels
-    )
+    return any(other != panel and _contains(other, panel) for other in panels)
 
 
 def _by_position(panels: Sequence[Box]) -> dict[str, Box]:

@@ -2,6 +2,9 @@
 
 Sources differ in file layout and field names; each maps its records to the format that :func:`read_record` takes,
 where boxes are converted to pixels once.
+
+A record whose question, labels or answer hold a special token is left out rather than escaped: escaped, the text that
+a model reads and the label that it must name would differ from what the figure shows.
 """
 
 from __future__ import annotations
@@ -9,6 +12,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +21,8 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from iapo.data.boxes import Boxes, BoxReader, Oddity, Unit, find_panels
+from iapo.data.decoding import as_seen, is_turned
+from iapo.data.gold_answers import gold_answer
 from iapo.data.mini_world.hints import hint_text
 from iapo.data.mini_world.world import RAW_FILES
 from iapo.data.records import IngestError, LeftOutError, Record
@@ -53,7 +60,20 @@ _FIELDS: Mapping[FigureKind, Mapping[Family, tuple[str, str]]] = {
 }
 """Kind of figure → family → names of the record's fields that hold its labels and its boxes."""
 
-_TRUTHS = {"1": "1", "true": "1", "0": "0", "false": "0"}
+_MAX_SIDE_RATIO = 200
+"""Largest ratio of a figure's longer side to its shorter one that the processor of Qwen2-VL and Qwen2.5-VL takes."""
+
+_DAMAGE = (
+    *(ArithmeticError, EOFError, LookupError, OSError, SyntaxError, TypeError, ValueError),
+    *(struct.error, Image.DecompressionBombError),
+)
+"""What Pillow raises for damaged files."""
+
+_SPECIAL_TOKEN = re.compile(r"<\|[\w-]+\|>|</?(?:tool_call|tool_response|think)>")
+"""Text that tokenizers of chat models read as one control token."""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a UTF-16 pair, which JSON can spell and UTF-8 cannot."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +82,7 @@ class Reading:
 
     example: Example
     signature: str
-    """sha256 of the image's size and pixels: equal for all questions about one figure, in any file format."""
+    """sha256 of the size and pixels of the image as seen: equal for all questions about one figure, in any format."""
     unit: Unit | None
     """Unit of the record's boxes; None where it has none, or where they were detected in the image."""
     oddities: Mapping[Oddity, list[str]]
@@ -117,17 +137,24 @@ def read_record(record: Record, picture: bytes, *, test_set: str, split: Split) 
         The example, with the record's name as its id and the mini world's context, and the record's irregularities.
 
     Raises:
-        LeftOutError: if the image cannot be decoded or has no panels, or the record has no question or no usable
-            answer.
+        LeftOutError: if the image cannot be decoded, is too narrow for the model's processor or has no panels; if EXIF
+            turns it and the record has boxes, as nothing says whether they are those of the stored or of the turned
+            image; if the record has no question or no usable answer; or if its question, labels or answer hold a
+            special token, or these or its id half of a surrogate pair.
         IngestError: for a missing field or a malformed box.
     """
     kind = KIND[test_set]
-    image = _opened(record, picture)
+    image, turned = _opened(record, picture)
     reader = BoxReader(record, image.size)
     boxes: Boxes = {"subfigures": _panels(record, image)} if kind == "subfigures" else reader.read(_FIELDS[kind])
     if not boxes:
         reader.note("no boxes")
+    elif turned and kind != "subfigures":
+        raise LeftOutError(
+            record, "boxes of a turned figure", "EXIF turns its figure; expected boxes of an upright one"
+        )
     metric = _METRIC.get(test_set, "exact")
+    labels = [label for named in boxes.values() for label in named]
     example = Example(
         example_id=record.name,
         test_set=test_set,
@@ -136,31 +163,45 @@ def read_record(record: Record, picture: bytes, *, test_set: str, split: Split) 
         image_png=picture,
         context=_context(kind, boxes),
         request=_request(record, "prompt" if kind == "subfigures" else "query"),
-        answer=_gold_answer(record, metric),
+        answer=gold_answer(record, test_set, metric, labels),
         metric=metric,
         focus_labels=reader.focus_labels(boxes),
     )
+    _check_texts(record, example.request, example.answer, *labels)
     unit = reader.unit if boxes and kind != "subfigures" else None
     return Reading(example, _signature(image), unit, reader.oddities)
 
 
-def _opened(record: Record, picture: bytes) -> Image.Image:
+def _opened(record: Record, picture: bytes) -> tuple[Image.Image, bool]:
+    """Decode a figure; return the image as seen, and whether that turned it."""
     # lmms-eval allows truncated images in its whole process, which would let half a figure pass for a whole one.
     lenient, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
     try:
-        image = Image.open(io.BytesIO(picture))
-        image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        stored = Image.open(io.BytesIO(picture))
+        image = as_seen(stored)
+    except _DAMAGE as error:
         raise LeftOutError(record, "unreadable figure", f"its figure does not open ({error})") from None
     finally:
         ImageFile.LOAD_TRUNCATED_IMAGES = lenient
-    return image
+    if max(image.size) > _MAX_SIDE_RATIO * min(image.size):
+        found = f"its figure has {image.width}×{image.height} px; expected sides of a ratio up to {_MAX_SIDE_RATIO}"
+        raise LeftOutError(record, "figure too narrow", found)
+    return image, is_turned(stored)
 
 
 def _signature(image: Image.Image) -> str:
     digest = hashlib.sha256(repr(image.size).encode())
-    digest.update(image.convert("RGB").tobytes())
+    digest.update(image.tobytes())
     return digest.hexdigest()
+
+
+def _check_texts(record: Record, *texts: str) -> None:
+    for text in (record.name, *texts):
+        if _SURROGATE.search(text):
+            raise LeftOutError(record, "lone surrogate", f"found {text!r}; expected text that UTF-8 can encode")
+    for text in texts:
+        if token := _SPECIAL_TOKEN.search(text):
+            raise LeftOutError(record, "special token", f"found {token.group()} in {text!r}; expected plain text")
 
 
 def _panels(record: Record, image: Image.Image) -> dict[str, Box]:
@@ -181,25 +222,3 @@ def _request(record: Record, name: str) -> str:
     if not isinstance(value, str) or not value.strip():
         raise LeftOutError(record, "no question", f"{name} is {value!r}; expected text")
     return value.strip()
-
-
-def _gold_answer(record: Record, metric: Metric) -> str:
-    """The gold answer as one line: multiple answers joined by ``|||``, truth values as ``1`` and ``0``."""
-    value = record["answer"]
-    answers = [text for each in (value if isinstance(value, list) else [value]) if (text := _answer_text(each))]
-    if not answers:
-        raise LeftOutError(record, "no answer", f"answer is {value!r}; expected text or a number")
-    if metric != "fact":
-        return "|||".join(answers)
-    truth = _TRUTHS.get(answers[0].casefold()) if len(answers) == 1 else None
-    if truth is None:
-        raise LeftOutError(record, "no truth value", f"answer is {value!r}; expected 0, 1, true or false")
-    return truth
-
-
-def _answer_text(value: object) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return " ".join(str(value).split()) if isinstance(value, str | int | float) else ""

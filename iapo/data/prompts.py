@@ -7,23 +7,27 @@ from typing import Any
 
 from PIL import Image
 
+from iapo.data.decoding import as_seen
 from iapo.types import Example
 
 ANSWER_PREFIX = "FINAL ANSWER: "
-"""Text that introduces the final answer; :func:`iapo.rewards.answer_matching.extract` reads what follows it."""
+"""Text that introduces the final answer; :func:`iapo.rewards.answers.matching.extract` reads what follows it."""
 
 Message = dict[str, Any]
 """A chat message in the format of transformers and TRL: ``role``, ``content`` and what a tool turn adds."""
 
 
 def undecoded_image(example: Example) -> Image.Image:
-    """Return the example's image with its size known but its pixels not decoded yet."""
+    """Return the example's image as it is stored, with its size known but its pixels not decoded yet.
+
+    A figure that EXIF turns has its sides swapped here, which does not change how many tokens it takes.
+    """
     return Image.open(io.BytesIO(example.image_png))
 
 
 def open_image(example: Example) -> Image.Image:
-    """Return the example's image, decoded to RGB."""
-    return undecoded_image(example).convert("RGB")
+    """Return the example's image as a reader sees it, in RGB; see :func:`iapo.data.decoding.as_seen`."""
+    return as_seen(undecoded_image(example))
 
 
 def prompt_messages(example: Example, image: Image.Image | None = None) -> list[Message]:

@@ -3,6 +3,7 @@
 A folder that already holds them can stand in for the hub.
 """
 
-from iapo.hub.download import HubError, fetch
+from iapo.hub.download import fetch
+from iapo.hub.files import HubError
 
 __all__ = ["HubError", "fetch"]

@@ -12,30 +12,27 @@ from __future__ import annotations
 import errno
 import json
 import os
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import httpx
 from huggingface_hub import HfApi, constants, errors, hf_hub_url
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoFile
-from huggingface_hub.utils import build_hf_headers, filter_repo_objects
-from huggingface_hub.utils.sha import git_hash
+from huggingface_hub.utils import build_hf_headers
 
-from iapo.artifacts.files import atomic_write, exclusive, sha256_file, write_json
+from iapo.artifacts.archives import ArchiveError, open_zip
+from iapo.artifacts.files import exclusive, write_json
 from iapo.artifacts.progress import Progress
 from iapo.config.sources import HubConfig, RepositoryConfig
-
-MARKER = "fetched.json"
-"""Written last: where it is, everything that it names is there and verified."""
-
-Kind = Literal["model", "dataset"]
+from iapo.hub.files import MARKER, HubError, Kind, RepositoryFile, check_disk, chosen, verified
+from iapo.hub.folder import take_from_folder
+from iapo.hub.pointers import pointer_kind
 
 _TOGETHER = 8
 """Files in transfer at a time; a data set may have thousands of small ones."""
@@ -43,39 +40,14 @@ _TOGETHER = 8
 _MB = 10**6
 
 
-class HubError(RuntimeError):
-    """A repository is not here as it should be; the message says what was found, expected and to be done."""
-
-
-class _File(NamedTuple):
-    """One file of the repository."""
-
-    path: str
-    """Relative, with slashes."""
-    size: int
-    """Bytes."""
-    digest: str
-    """sha256 or git's blob sha1 that it must have; empty where nobody says."""
-
-    def part(self, into: Path) -> Path:
-        """Name the partial file, by content too: it is never continued with the bytes of another commit."""
-        target = into / self.path
-        return target.with_name(f".{target.name}.{self.digest[:12]}.part")
-
-    def bytes_here(self, into: Path) -> int:
-        """Count what an earlier call left of the file."""
-        target, part = into / self.path, self.part(into)
-        if target.is_file() and target.stat().st_size == self.size:
-            return self.size
-        return part.stat().st_size if part.is_file() and part.stat().st_size <= self.size else 0
-
-
 def fetch(source: RepositoryConfig, hub: HubConfig, *, files: Sequence[str], kind: Kind, into: Path) -> dict[str, Any]:
     """Have the files of a repository at its commit in a folder, each of them verified.
 
     A file is held against ``source.sha256`` where that names it, else against the hub's listing of the commit (sha256
-    of large files, git's sha1 of the others), else against the ``fetched.json`` of the folder that it is taken from.
-    What is there from an earlier call, whole or in part, is not downloaded again.
+    of large files, git's sha1 of the others), else against what the folder that it is taken from says of its files. A
+    pointer of Git LFS or git-annex is never taken for the file that it stands for, and a zip that is not safe to read
+    (:func:`iapo.artifacts.archives.open_zip`) is refused. What is there from an earlier call, whole or in part, is not
+    downloaded again.
 
     Args:
         source: repository, commit, and digests that must be found.
@@ -90,8 +62,9 @@ def fetch(source: RepositoryConfig, hub: HubConfig, *, files: Sequence[str], kin
         with its ``sha256`` and ``bytes``.
 
     Raises:
-        HubError: the hub cannot be reached, refuses or has moved something; a file has another content than it should;
-            the disk is too small; a model's index names a shard that is not there.
+        HubError: the hub cannot be reached, refuses or has moved something; a folder holds another commit; a file has
+            another content than it should; the disk is too small; a model's index names a shard that is not there; a
+            zip is broken or unsafe.
     """
     request = {
         "repo": source.repo,
@@ -105,10 +78,11 @@ def fetch(source: RepositoryConfig, hub: HubConfig, *, files: Sequence[str], kin
         if found is not None:
             return found
         (into / MARKER).unlink(missing_ok=True)
-        take = _download if hub.address.startswith(("http://", "https://")) else _take_from_folder
+        take = _download if hub.address.startswith(("http://", "https://")) else take_from_folder
         with _explained(source, hub.address.rstrip("/"), into):
             digests = take(source, hub, files, kind, into)
         _check_shards(into, digests)
+        _check_archives(into, digests)
         for begun in into.rglob(".*.part"):  # of another commit
             begun.unlink()
         facts = {path: {"sha256": digests[path], "bytes": (into / path).stat().st_size} for path in sorted(digests)}
@@ -121,7 +95,10 @@ def _fetched_before(into: Path, request: Mapping[str, Any], named: Mapping[str, 
     """Read the record of an earlier call for the same, where every file still has its size."""
     try:
         record: dict[str, Any] = json.loads((into / MARKER).read_text())
-        whole = all((into / path).stat().st_size == facts["bytes"] for path, facts in record["files"].items())
+        whole = all(
+            (into / path).stat().st_size == facts["bytes"] and pointer_kind(into / path) is None
+            for path, facts in record["files"].items()
+        )
         agreed = all(facts["sha256"] == named.get(path, facts["sha256"]) for path, facts in record["files"].items())
     except (OSError, ValueError, KeyError):
         return None
@@ -136,10 +113,10 @@ def _download(
     digests = {}
     with _online():
         commit, listed = _listing(source, address, kind)
-        wanted = _chosen(listed, patterns, source, f"{address} at {source.revision}")
+        wanted = chosen(listed, patterns, source, f"{address} at {source.revision}")
         url = partial(hf_hub_url, source.repo, repo_type=kind, revision=commit, endpoint=address)
         held, total = sum(file.bytes_here(into) for file in wanted), sum(file.size for file in wanted)
-        _check_disk(into, total - held, source.repo)
+        check_disk(into, total - held, source.repo)
         with (
             Progress(total // _MB, f"download {source.repo}", unit="MB", start=held // _MB) as progress,
             ThreadPoolExecutor(_TOGETHER) as pool,
@@ -156,7 +133,7 @@ def _download(
     return digests
 
 
-def _listing(source: RepositoryConfig, address: str, kind: Kind) -> tuple[str, list[_File]]:
+def _listing(source: RepositoryConfig, address: str, kind: Kind) -> tuple[str, list[RepositoryFile]]:
     """List the commit's files; a sha256 of the hub's that contradicts ours is found before any download."""
     api = HfApi(endpoint=address)
     commit = str(api.repo_info(source.repo, repo_type=kind, revision=source.revision, timeout=30).sha)
@@ -175,25 +152,8 @@ def _listing(source: RepositoryConfig, address: str, kind: Kind) -> tuple[str, l
                 f"{source.repo}: {entry.path} has the sha256 {theirs} on the hub, expected {ours} (`sha256`); nothing "
                 "was downloaded. Check which of the two is right before you change either"
             )
-        listed.append(_File(entry.path, entry.size, ours or theirs or entry.blob_id))
+        listed.append(RepositoryFile(entry.path, entry.size, ours or theirs or entry.blob_id))
     return commit, listed
-
-
-def _chosen(listed: Sequence[_File], patterns: Sequence[str], source: RepositoryConfig, where: str) -> list[_File]:
-    """Select the files that the patterns ask for."""
-    names = {file.path for file in listed}
-    exact = {pattern for pattern in patterns if not set(pattern) & set("*?[")}
-    missing = sorted((exact | source.sha256.keys()) - names)
-    chosen = list(filter_repo_objects(listed, allow_patterns=list(patterns), key=lambda file: file.path))
-    if missing or not chosen:
-        raise HubError(
-            f"{source.repo}: not found in {where}: {', '.join(missing or patterns)}; it has {len(names)} files, such "
-            f"as {', '.join(sorted(names)[:5]) or 'none'}. Files may have moved: look there, or pin another revision"
-        )
-    for file in chosen:
-        if ".." in PurePosixPath(file.path).parts or file.path.startswith("/"):
-            raise HubError(f"{source.repo}: {where} lists {file.path!r}, which leaves the folder; do not use it")
-    return chosen
 
 
 class _Received:
@@ -213,11 +173,11 @@ class _Received:
                 self._progress.update(self._bytes // _MB - before)
 
 
-def _obtain(file: _File, url: str, into: Path, received: _Received) -> str:
+def _obtain(file: RepositoryFile, url: str, into: Path, received: _Received) -> str:
     """Have one file whole and verified, from what is here of it; its sha256."""
     target, part = into / file.path, file.part(into)
     if target.is_file():
-        sha256, wrong = _verified(target, file)
+        sha256, wrong = verified(target, file)
         if wrong is None:
             return sha256
         counted = file.bytes_here(into)
@@ -235,79 +195,15 @@ def _obtain(file: _File, url: str, into: Path, received: _Received) -> str:
             expected_size=file.size,
             tqdm_class=lambda **_: nullcontext(received),  # type: ignore[arg-type]
         )
-    sha256, wrong = _verified(part, file)
+    sha256, wrong = verified(part, file)
     if wrong is not None:
         bad = target.with_name(f"{target.name}.bad")
         os.replace(part, bad)
-        raise HubError(f"{bad}: {wrong}; the same command downloads this file again")
+        pushed = "its owners pushed no content, so pin a commit or a repository that has it"
+        again = "the same command downloads this file again"
+        raise HubError(f"{bad}: {wrong}; {pushed if pointer_kind(bad) else again}")
     os.replace(part, target)
     return sha256
-
-
-def _verified(path: Path, file: _File) -> tuple[str, str | None]:
-    """Compute a file's sha256 and say, where its content is not the expected one, what is wrong with it."""
-    sha256 = sha256_file(path)
-    algorithm = "git blob" if len(file.digest) == 40 else "sha256"
-    found = git_hash(path.read_bytes()) if algorithm == "git blob" else sha256
-    wrong = f"found {algorithm} {found}, expected {file.digest}" if file.digest and found != file.digest else None
-    return sha256, wrong
-
-
-def _take_from_folder(
-    source: RepositoryConfig, hub: HubConfig, patterns: Sequence[str], kind: Kind, into: Path
-) -> dict[str, str]:
-    """Link or copy from a folder that has the repository; file → sha256."""
-    folder = Path(hub.address).expanduser() / source.repo
-    if not folder.is_dir():
-        raise HubError(
-            f"{source.repo}: {folder} is not a folder; expected the {kind}'s files in it (`hub.address` is "
-            f"{hub.address}). Put them there, or set the address of a hub"
-        )
-    expected = _recorded(folder, source) | source.sha256
-    paths = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
-    listed = [
-        _File(path, (folder / path).stat().st_size, expected.get(path, ""))
-        for path in paths
-        if "/." not in f"/{path}" and path not in (MARKER, "fetched.run.json")
-    ]
-    wanted = _chosen(listed, patterns, source, str(folder))
-    if folder.stat().st_dev != into.stat().st_dev:
-        _check_disk(into, sum(file.size - file.bytes_here(into) for file in wanted), source.repo)
-    digests = {}
-    for file in wanted:
-        digests[file.path], wrong = _verified(folder / file.path, file)
-        if wrong is not None:
-            raise HubError(f"{folder / file.path}: {wrong}; replace it by a whole copy")
-        with atomic_write(into / file.path) as tmp:
-            try:
-                os.link((folder / file.path).resolve(), tmp)
-            except OSError:  # the disk is another one
-                shutil.copyfile(folder / file.path, tmp)
-    return digests
-
-
-def _recorded(folder: Path, source: RepositoryConfig) -> dict[str, str]:
-    """Read the digests that a folder filled by :func:`fetch`, on this machine or another, knows of its files."""
-    try:
-        record = json.loads((folder / MARKER).read_text())
-    except (OSError, ValueError):
-        return {}
-    if record["revision"] != source.revision:
-        raise HubError(
-            f"{source.repo}: {folder} holds commit {record['revision']}, expected {source.revision}; download that one "
-            "there, or pin the commit that you have"
-        )
-    return {path: facts["sha256"] for path, facts in record["files"].items()}
-
-
-def _check_disk(into: Path, needed: int, repo: str) -> None:
-    """Refuse to begin what does not fit; huggingface_hub only warns."""
-    free = shutil.disk_usage(into).free
-    if needed > free:
-        raise HubError(
-            f"{into}: found {free / 1e9:.1f} GB of free disk, {repo} needs {needed / 1e9:.1f} GB more; free some, or "
-            "set `hub.downloads` to a folder on a larger disk"
-        )
 
 
 def _check_shards(into: Path, digests: Mapping[str, str]) -> None:
@@ -321,6 +217,15 @@ def _check_shards(into: Path, digests: Mapping[str, str]) -> None:
                 f"{into / index} names {len(shards)} shards, not found: {', '.join(missing)}; add them to the "
                 "folder that `hub.address` names, or download the repository again"
             )
+
+
+def _check_archives(into: Path, digests: Mapping[str, str]) -> None:
+    """Refuse a broken or unsafe zip now; jobs open it hours later."""
+    for archive in (path for path in digests if path.endswith(".zip")):
+        try:
+            open_zip(into / archive).close()
+        except ArchiveError as error:
+            raise HubError(str(error)) from None
 
 
 @contextmanager

@@ -167,6 +167,10 @@ class _Reckoning:
     def __init__(self, config: Config, methods: Mapping[str, Method]) -> None:
         self._config, self._methods, self._hardware = config, methods, config.hardware
         self._student, self._teacher = self._model("student"), self._model("teacher")
+        self._released = {
+            name: _Model(each.model, model_size(each.model.source, config.hub))
+            for name, each in config.released.items()
+        }
         self._train, self._dev, self._test = questions(config)
         self._runs = {name: self._run(name) for name in config.methods}
         self._trials = self._tuned()
@@ -260,13 +264,15 @@ class _Reckoning:
         config = self._config
         turns = 4 if config.evaluation.image_help else 2
         off_the_shelf = [name for name in config.reference_policies if name != "api"]
-        policies = [(self._teacher if "teacher" in name else self._student, 1) for name in off_the_shelf]
+        own = [(self._teacher if "teacher" in name else self._student) for name in off_the_shelf]
+        policies = [(self._released.get(name, model), 1) for name, model in zip(off_the_shelf, own, strict=True)]
         policies += [(self._student, len(batch)) for _ in self._runs for batch in config.seed_batches]
         stages = []
         for model, seeds in policies:
             hours = seeds * self._answering_hours(self._test, model, turns)
             memory = self._answering_memory(model, config.evaluation.batch_size)
-            name = f"evaluate the {'teacher' if model is self._teacher else 'student'}"
+            whose = "the teacher" if model is self._teacher else "the student"
+            name = f"evaluate {'released weights' if model in self._released.values() else whose}"
             stages.append(Stage(name, 1, 1, memory, hours + _START_HOURS))
         return stages
 
@@ -305,7 +311,8 @@ class _Reckoning:
         students = len(self._runs) * len(config.seeds) + len(self._trials) * len(config.tuning.factors)
         students += config.student.first_stage is not None
         published = {
-            model.pretrained.source.repo: 2 * model.size.parameters for model in (self._student, self._teacher)
+            model.pretrained.source.repo: 2 * model.size.parameters
+            for model in (self._student, self._teacher, *self._released.values())
         }
         total = _DATA_BYTES + sum(published.values())
         for model, runs in [(self._student, students), (self._teacher, len(config.asked_teachers))]:

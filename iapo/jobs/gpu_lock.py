@@ -20,8 +20,8 @@ from filelock import FileLock
 from iapo.artifacts.files import lock_until_exit
 
 _log = logging.getLogger(__name__)
-_HELD: list[FileLock] = []
-"""Locks that this process holds until it ends."""
+_claimed: list[str] = []
+"""GPUs that this process holds until it ends."""
 _LOOK_AGAIN_SECONDS = 2.0
 _REMIND_SECONDS = 300.0
 
@@ -115,7 +115,7 @@ def claim_gpus(count: int, pool: Sequence[str] | None = None, folder: Path | Non
     """
     if count == 0:
         return []
-    if _HELD:
+    if _claimed:
         raise RuntimeError("this process has claimed its GPUs already; a second claim would wait for the first")
     if pool is None:
         pool = _pool()
@@ -150,7 +150,7 @@ def _wait_for(count: int, pool: Sequence[str], folder: Path) -> list[str]:
     while True:
         free = _lock_free(count, pool, folder)
         if len(free) == count:
-            _HELD.extend(free.values())
+            _claimed.extend(free)
             return list(free)
         if time.monotonic() - reminded >= _REMIND_SECONDS:
             reminded = time.monotonic()
@@ -162,9 +162,9 @@ def _wait_for(count: int, pool: Sequence[str], folder: Path) -> list[str]:
         time.sleep(_LOOK_AGAIN_SECONDS)
 
 
-def _lock_free(count: int, pool: Sequence[str], folder: Path) -> dict[str, FileLock]:
+def _lock_free(count: int, pool: Sequence[str], folder: Path) -> dict[str, int]:
     """The first free GPUs and their locks; where they are too few, the locks are given back."""
-    locked: dict[str, FileLock] = {}
+    locked: dict[str, int] = {}
     # One process looks at a time, or two could take one half each for a moment, again and again.
     with FileLock(folder / "looking.lock", mode=0o600):
         for name in pool:
@@ -174,7 +174,7 @@ def _lock_free(count: int, pool: Sequence[str], folder: Path) -> dict[str, FileL
             if len(locked) == count:
                 return locked
         for lock in locked.values():
-            lock.release()
+            os.close(lock)
     return locked
 
 

@@ -86,6 +86,9 @@ class ModelSize:
 _KNOWN = {
     "Qwen/Qwen2.5-VL-3B-Instruct": ModelSize(36, 2048, 11008, 16, 2, 151936, tied=True),
     "Qwen/Qwen2.5-VL-7B-Instruct": ModelSize(28, 3584, 18944, 28, 4, 152064, tied=False),
+    # Published with a head of its own.
+    "VTOOL/VTool-Qwen2.5-3B": ModelSize(36, 2048, 11008, 16, 2, 151936, tied=False),
+    "VTOOL/VTool-Qwen2.5-7B": ModelSize(28, 3584, 18944, 28, 4, 152064, tied=False),
 }
 """From the models' ``config.json``."""
 

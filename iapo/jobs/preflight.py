@@ -9,23 +9,16 @@ import os
 import platform
 import re
 import shutil
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
 from iapo.artifacts.files import lock_until_exit
+from iapo.artifacts.secrets import KeyFormatError, one_line, read_key, redacted
 from iapo.config.method import VerifierConfig
 from iapo.config.schema import Config
 from iapo.jobs.gpu_lock import Gpu, GpuError, installed_gpus, visible_gpus
-
-_HELD: list[FileLock] = []
-"""Locks that this process holds until it ends."""
-
 
 _MIN_DRIVER = {11: 450, 12: 525, 13: 580}
 """CUDA's major version → first branch of the NVIDIA driver that runs it, its minor versions included
@@ -68,11 +61,9 @@ def claim_results(directory: Path) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / ".run.lock"
-    lock = lock_until_exit(path)
-    if lock is None:
+    if lock_until_exit(path) is None:
         holder = path.read_text() or "unknown"
         raise PreflightError(f"{directory} is in use by another run (process {holder}); wait for it to end, or stop it")
-    _HELD.append(lock)
 
 
 def check_start(
@@ -271,42 +262,52 @@ def check_disk(folder: Path, needed_gb: float) -> None:
         )
 
 
-def check_server(key: str, address: str, *, token: str | None = None) -> bytes:
-    """A server answers, whatever it says; its answer.
+def check_server(key: str, address: str, *, token: str = "") -> bytes:
+    """A server answers, whatever it says; its answer, empty where it is none.
 
     Args:
         key: of the configuration that names it.
-        address: asked by GET.
+        address: asked by GET; may hold ``user:token@``.
         token: its key, where it wants one.
+
+    Raises:
+        PreflightError: for a server that does not answer in time, or refuses the key; without keys in the message.
     """
-    request = urllib.request.Request(address, headers={"Authorization": f"Bearer {token}"} if token else {})
+    import httpx2  # slow to import, and most runs ask no server
+
+    from iapo.jobs.bounded_http import BoundedClient, BoundError, Deadline, ReplySizeError, split_credentials
+
+    shown = redacted(address)
     try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as response:
-            answer: bytes = response.read()
-            return answer
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            raise PreflightError(f"{key}: {address} refuses the key (status {error.code}); set the right one") from None
+        where, auth = split_credentials(address)
+        with BoundedClient(auth) as client, Deadline(_ANSWER_SECONDS).applied():
+            response = client.get(where, headers={"Authorization": f"Bearer {token}"} if token else {})
+    except ReplySizeError:
         return b""
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise PreflightError(f"{key}: {address} does not answer ({reason}); start the server, or correct it") from None
+    except (OSError, ValueError, BoundError, httpx2.HTTPError) as error:
+        reason = one_line(str(error), token) or type(error).__name__
+        raise PreflightError(f"{key}: {shown} does not answer ({reason}); start the server, or correct it") from None
+    if response.status_code in (401, 403):
+        raise PreflightError(f"{key}: {shown} refuses the key (status {response.status_code}); set the right one")
+    return response.content if response.is_success else b""
 
 
 def check_verifier(verifier: VerifierConfig) -> None:
     """The verifier's server answers and, where it lists its models, has the configured one."""
-    token = os.environ.get(verifier.key_variable)
+    address = f"{verifier.base_url.rstrip('/')}/models"
     try:
-        answer = check_server("verifier.base_url", f"{verifier.base_url.rstrip('/')}/models", token=token)
+        answer = check_server("verifier.base_url", address, token=read_key(verifier.key_variable))
+    except KeyFormatError as error:
+        raise PreflightError(f"verifier.key_variable: {error}") from None
     except PreflightError as error:
         raise PreflightError(f"{error} (its key is read from {verifier.key_variable})") from None
     try:
         served = [str(model["id"]) for model in json.loads(answer)["data"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return
     if served and verifier.model not in served:
         near = difflib.get_close_matches(verifier.model, served, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"it serves {', '.join(served[:5])}"
+        hint = f"did you mean {near[0]!r}?" if near else f"it serves {one_line(', '.join(served[:5]))}"
         raise PreflightError(
-            f"verifier.model: found {verifier.model!r}, which {verifier.base_url} does not serve; {hint}"
+            f"verifier.model: found {verifier.model!r}, which {redacted(verifier.base_url)} does not serve; {hint}"
         )

@@ -30,8 +30,7 @@ def load_model(directory: Path, *, device: str = "cpu") -> Policy:
     """
     model = QwenVL.from_pretrained(directory, dtype=torch.float32)
     processor = AutoProcessor.from_pretrained(directory, padding_side="left")
-    if getattr(processor.tokenizer, "response_template", None) is None:
-        set_response_template(processor.tokenizer)
+    set_response_template(processor.tokenizer)
     model.eval()
     return model.to(device), processor  # type: ignore[arg-type]
 

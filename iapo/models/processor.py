@@ -21,6 +21,7 @@ from trl.chat_template_utils import qwen3_template
 
 from iapo.data.mini_world.vocabulary import words
 from iapo.data.prompts import ANSWER_PREFIX
+from iapo.tools.messages import read_turns
 from iapo.tools.registry import TOOLS
 
 IMAGE_TOKEN = "<|image_pad|>"
@@ -126,6 +127,7 @@ def set_response_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Tell TRL how to parse an assistant turn: Hermes tool calls, after the turn opening of our chat template.
 
     Args:
-        tokenizer: gets the attribute ``response_template``, which TRL reads.
+        tokenizer: gets the attribute ``response_template``, which TRL asks for, and our reader of turns.
     """
     tokenizer.response_template = {**qwen3_template, "start_anchor": "<|im_start|>assistant"}
+    read_turns(tokenizer)

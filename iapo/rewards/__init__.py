@@ -5,7 +5,7 @@ Pure functions in TRL's reward signature, which any ``GRPOTrainer`` can use.
 
 from typing import TYPE_CHECKING
 
-from iapo.rewards.answer_matching import extract, score
+from iapo.rewards.answers import extract, score
 from iapo.rewards.outcome import outcome_reward
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iapo.rewards.answer_matching import extract, score
+from iapo.rewards.answers import extract, score
 from iapo.types import Metric
 
 

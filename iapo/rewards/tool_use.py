@@ -7,14 +7,13 @@ trainers in :mod:`iapo.training` add to a batch: ``call_status`` (:data:`iapo.ty
 
 from __future__ import annotations
 
-import json
 import math
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from iapo.tools.parsing import parse_turn, tagged
+from iapo.tools.parsing import CallError, checked_call
 from iapo.types import CallStatus, ToolCall
 
 
@@ -109,12 +108,13 @@ def _names(messages: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> bool
 
 
 def _first_calls(messages: Sequence[Mapping[str, Any]]) -> list[ToolCall]:
-    """Return the valid calls of a rollout's first turn."""
+    """Return the calls of a rollout's first turn; none if one of them is malformed."""
     tool_calls = messages[0].get("tool_calls") or [] if messages else []
     functions = [tool_call["function"] for tool_call in tool_calls]
-    return [
-        call for function in functions for call in parse_turn(tagged(json.dumps(function, ensure_ascii=False))).calls
-    ]
+    try:
+        return [checked_call(function["name"], function["arguments"]) for function in functions]
+    except CallError:
+        return []
 
 
 def _texts(prompt: Sequence[Mapping[str, Any]]) -> list[str]:

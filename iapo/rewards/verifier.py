@@ -10,6 +10,7 @@ B: tool uses.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -67,13 +68,17 @@ class Verifier(Protocol):
 
     last_failure: str
     """Reason of the latest failure; empty before the first."""
+    failures: Counter[str]
+    """Cause → number of failures so far."""
+    refusal: str
+    """Why there will be no verdict on anything, however often it is asked; empty while there may be one."""
 
     def verdicts(self, uses: Sequence[ToolUse]) -> list[float]:
         """Return [B] 1.0 for a good tool use, 0.0 for a bad one, NaN where the verifier failed."""
 
 
 class VerifierError(RuntimeError):
-    """Too many tool uses without a verdict; the message says why and what to do."""
+    """Too many tool uses without a verdict, or a verifier that refuses all; the message says why and what to do."""
 
 
 class VerifierGuard:
@@ -84,6 +89,7 @@ class VerifierGuard:
         Args:
             verifier: the verifier to ask.
             max_failures: share of failures above which :class:`VerifierError` is raised, after the first 20 tool uses.
+                A verifier that refuses every question raises it at once.
         """
         self._verifier, self._max_failures = verifier, max_failures
         self._known: dict[tuple[str, tuple[str, ...]], float] = {}
@@ -96,7 +102,7 @@ class VerifierGuard:
         """Return [B] the verdict on each tool use, NaN where the verifier failed.
 
         Raises:
-            VerifierError: if the share of failures exceeds the limit.
+            VerifierError: if the share of failures exceeds the limit, or the verifier refuses every question.
         """
         distinct = {use.key: use for use in uses}
         new = [use for key, use in distinct.items() if key not in self._known]
@@ -110,11 +116,23 @@ class VerifierGuard:
             self._stop_if_failing()
         return [self._known.get(use.key, math.nan) for use in uses]
 
+    @property
+    def failures(self) -> Counter[str]:
+        """Cause → number of the verifier's failures so far."""
+        return self._verifier.failures
+
     def _stop_if_failing(self) -> None:
+        if self._verifier.refusal:
+            raise VerifierError(
+                f"found a verifier that refuses every question ({self._verifier.refusal}); expected verdicts. Set the "
+                "right key (verifier.key_variable), verifier.base_url and verifier.model. Nothing is lost: training "
+                "resumes from its last checkpoint."
+            )
         if self.asked < _MIN_ASKED or self.failed <= self._max_failures * self.asked:
             return
+        causes = ", ".join(f"{cause} {number}" for cause, number in self.failures.most_common())
         raise VerifierError(
-            f"found {self.failed} of {self.asked} tool uses without a verdict (the last: "
+            f"found {self.failed} of {self.asked} tool uses without a verdict (requests by cause: {causes}; the last: "
             f"{self._verifier.last_failure}); expected at most {self._max_failures:.0%}. Start the server or make it "
             "reachable (verifier.base_url), raise verifier.timeout, or raise verifier.max_failures. Nothing is lost: "
             "training resumes from its last checkpoint."

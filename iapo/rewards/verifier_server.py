@@ -1,7 +1,7 @@
 """A verifier that asks a model behind an OpenAI-compatible server.
 
-Requests run in parallel, are retried, and are cached on disk by their content, so a resumed run does not pay twice. A
-reply counts only if it begins with an unambiguous 1 or 0.
+Requests run in parallel and are cached on disk by their content, so a resumed run does not pay twice. A reply counts
+only if it is the JSON object that was asked for or begins with an unambiguous 1 or 0.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ import hashlib
 import io
 import json
 import math
-import os
-import re
-import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image
 
 from iapo.artifacts.files import atomic_write
+from iapo.artifacts.secrets import one_line, read_key, redacted
 from iapo.config.schema import VerifierConfig
+from iapo.jobs.bounded_http import Deadline
+from iapo.rewards.chat_client import ChatClient, ChatReply, ReplyError
+from iapo.rewards.verdict import RESPONSE_FORMAT, parse_verdict
 from iapo.rewards.verifier import MAX_QUOTED, ToolUse
 
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletionMessageParam
+__all__ = ["ServerVerifier", "parse_verdict"]
 
 _PARALLEL = 8
 """Number of concurrent requests."""
 
 
-_REPLY_TOKENS = 64
-"""Maximum length of a reply. The verdict comes first; the rest is only for people who read the cached replies."""
+_ASKED_AGAIN = ("no_completion", "no_verdict")
+"""Causes after which the question is asked again; OpenAI's client has done so after all others that may pass."""
 
 
 _QUESTION = """\
@@ -47,7 +47,7 @@ Their tool call:
 {call}
 
 Does the call focus on what the question needs, and can the question be answered from the edited figure?
-Begin your reply with 1 for yes or 0 for no."""
+Reply with {{"verdict": 1}} for yes or {{"verdict": 0}} for no, and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -63,27 +63,25 @@ class _Request:
 class ServerVerifier:
     """Verifier behind an OpenAI-compatible server, asked at temperature 0; replies with a verdict are kept on disk."""
 
-    def __init__(self, config: VerifierConfig, folder: Path, *, first_wait: float = 1.0) -> None:
+    def __init__(self, config: VerifierConfig, folder: Path) -> None:
         """
         Args:
-            config: the server, its model, the timeout and the number of retries.
+            config: the server, its model, the limits of time and length, and the number of retries.
             folder: directory of the cached replies, one file each; several jobs may share it.
-            first_wait: pause before the second attempt, in seconds; it doubles with each further attempt.
-        """
-        import openai  # slow to import, and not needed where the teacher is the verifier
 
-        self._config, self._folder, self._first_wait = config, folder, first_wait
-        # Retries are done here, because replies without a verdict are retried too and every failure is counted.
-        self._client = openai.OpenAI(
-            base_url=config.base_url,
-            api_key=os.environ.get(config.key_variable) or "none",
-            timeout=config.timeout,
-            max_retries=0,
-        )
-        # The client raises a ValueError for a body that claims to be JSON but is not.
-        self._errors = (openai.OpenAIError, ValueError)
+        Raises:
+            ValueError: for a ``base_url`` that is no address, or a key that no header can hold.
+        """
+        self._config, self._folder = config, folder
+        self._key = read_key(config.key_variable)
+        self._client = ChatClient(config.base_url, self._key, retries=config.retries)
+        self._has_replied = False
         self.last_failure = ""
         """Reason of the latest failure; empty before the first."""
+        self.failures: Counter[str] = Counter()
+        """Cause → number of requests without a verdict."""
+        self.refusal = ""
+        """Why the server will give no verdict on anything; empty while it may."""
 
     def verdicts(self, uses: Sequence[ToolUse]) -> list[float]:
         """Return [B] the server's verdicts, NaN where it gave none; equal requests are sent once."""
@@ -91,10 +89,18 @@ class ServerVerifier:
         distinct = {request.path: request for request in requests}
         with ThreadPoolExecutor(_PARALLEL) as pool:
             replies = dict(zip(distinct, pool.map(self._ask, distinct.values()), strict=True))
-        failures = [reason for verdict, reason in replies.values() if math.isnan(verdict)]
+        failures = [reply for reply in replies.values() if isinstance(reply, ReplyError)]
         if failures:
-            self.last_failure = f"{self._config.base_url} gave {failures[-1]}"
-        return [replies[request.path][0] for request in requests]
+            self.last_failure = f"{self._client.address} gave {failures[-1]}"
+            self.failures.update(failure.cause for failure in failures)
+            self._note_refusal(failures, len(replies))
+        return [math.nan if isinstance(reply := replies[each.path], ReplyError) else reply for each in requests]
+
+    def _note_refusal(self, failures: Sequence[ReplyError], asked: int) -> None:
+        """Tell a server that refuses everything, such as a parameter, from one that refuses a single question."""
+        refuses_form = not self._has_replied and all(failure.cause == "refused_request" for failure in failures)
+        if self._client.refusal is not None or (refuses_form and len(failures) == asked):
+            self.refusal = f"{self._client.address} gave {self._client.refusal or failures[-1]}"
 
     def _request(self, use: ToolUse) -> _Request:
         prompt = _QUESTION.format(question=use.question, call="\n".join(use.key[1]))
@@ -102,49 +108,54 @@ class ServerVerifier:
         digest = hashlib.sha256(header.encode() + use.image.tobytes()).hexdigest()
         return _Request(prompt, use.image, self._folder / f"{digest}.json")
 
-    def _ask(self, request: _Request) -> tuple[float, str]:
-        """Return the verdict and "", or NaN and what the last attempt got instead."""
+    def _ask(self, request: _Request) -> float | ReplyError:
+        """Return the verdict, or why there is none."""
         cached = _cached_verdict(request.path)
         if cached is not None:
-            return cached, ""
-        reason = ""
-        for attempt in range(self._config.retries + 1):
-            if attempt:
-                time.sleep(self._first_wait * 2 ** (attempt - 1))
+            return cached
+        deadline = Deadline(self._config.timeout)
+        while True:
             try:
-                reply = self._reply(request)
-            except self._errors as error:
-                reason = f"{type(error).__name__}: {error}"
-                continue
-            verdict = parse_verdict(reply)
-            if verdict is not None:
-                self._write_reply(request, reply)
-                return verdict, ""
-            reason = f"a reply that does not begin with 1 or 0: {reply[:MAX_QUOTED]!r}"
-        return math.nan, reason
+                reply = self._reply(request, deadline)
+            except ReplyError as error:
+                failure = error
+            else:
+                self._has_replied = True
+                verdict = parse_verdict(reply.answer)
+                if verdict is not None:
+                    self._write_reply(request, reply)
+                    return verdict
+                failure = self._unusable(reply)
+            is_over = deadline.attempts > self._config.retries or not deadline.left
+            if failure.cause not in _ASKED_AGAIN or is_over:
+                return failure
 
-    def _reply(self, request: _Request) -> str:
-        message: ChatCompletionMessageParam = {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": request.prompt},
-                {"type": "image_url", "image_url": {"url": _data_url(request.image)}},
-            ],
-        }
-        completion = self._client.chat.completions.create(
+    def _reply(self, request: _Request, deadline: Deadline) -> ChatReply:
+        content = [
+            {"type": "text", "text": request.prompt},
+            {"type": "image_url", "image_url": {"url": _data_url(request.image)}},
+        ]
+        return self._client.ask(
+            deadline,
             model=self._config.model,
-            messages=[message],
+            messages=[{"role": "user", "content": content}],
             temperature=0,
-            max_tokens=_REPLY_TOKENS,
+            max_tokens=self._config.reply_tokens,
+            response_format=RESPONSE_FORMAT,
         )
-        try:
-            # The client does not validate what a server sends; it may be a web page.
-            return completion.choices[0].message.content or ""
-        except (AttributeError, IndexError, TypeError):
-            raise ValueError(f"found {str(completion)[:MAX_QUOTED]!r}; expected a chat completion") from None
 
-    def _write_reply(self, request: _Request, reply: str) -> None:
-        record = {"model": self._config.model, "prompt": request.prompt, "reply": reply}
+    def _unusable(self, reply: ChatReply) -> ReplyError:
+        quoted = repr(one_line(reply.answer, self._key, length=MAX_QUOTED))
+        limit = f"{self._config.reply_tokens} tokens; raise verifier.reply_tokens"
+        match reply.fault:
+            case "thinking":
+                return ReplyError("thinking", f"a reply that was all thinking, within {limit}")
+            case "cut_off":
+                return ReplyError("cut_off", f"a reply cut off before its verdict, {quoted}, at {limit}")
+        return ReplyError("no_verdict", f"a reply that does not begin with 1 or 0: {quoted}")
+
+    def _write_reply(self, request: _Request, reply: ChatReply) -> None:
+        record = {"model": self._config.model, "prompt": request.prompt, "reply": redacted(reply.answer, self._key)}
         with atomic_write(request.path) as tmp:
             tmp.write_text(json.dumps(record, indent=1) + "\n")
 
@@ -152,7 +163,7 @@ class ServerVerifier:
 def _cached_verdict(path: Path) -> float | None:
     try:
         return parse_verdict(json.loads(path.read_text())["reply"])
-    except (OSError, ValueError):  # missing or damaged: ask again
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: ask again
         return None
 
 
@@ -160,45 +171,3 @@ def _data_url(image: Image.Image) -> str:
     png = io.BytesIO()
     image.save(png, "PNG")
     return f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-
-
-# A single digit followed by the end, punctuation or an explanation; not 10, 0.5, 1/2, "1 or 0" or "1 label is off".
-_VERDICT = re.compile(
-    r"""
-    [\s*_`"'(\[]*
-    (?P<verdict>[01])
-    [*_`"')\]]*
-    (?:
-        \s*\Z
-      | [ \t]*\n
-      | [.:;,!]+ [*_`"']* (?:\s|\Z)
-      | \s+ [–—-] \s
-      | \s+ (?:because|since|as)\b
-      | \s+ [(]
-      | \s+ (?!(?:OR|AND|OF|OUT|TO|Or|And|Of|Out|To)\b) [A-Z]
-    )
-    (?!\s*[01]\b)
-    """,
-    re.VERBOSE,
-)
-
-
-_SECOND_POINT = re.compile(r"^\W*2[.:)]", re.MULTILINE)
-"""The second item of a numbered list, whose leading 1 is not a verdict."""
-
-
-def parse_verdict(text: str) -> float | None:
-    """Parse the verdict at the beginning of a reply.
-
-    Args:
-        text: a model's reply.
-
-    Returns:
-        1.0 or 0.0; None for a reply that does not begin with exactly one of them.
-
-    Example:
-        >>> parse_verdict("0 because 10 differs"), parse_verdict("10"), parse_verdict("The answer is 1 or 0")
-        (0.0, None, None)
-    """
-    found = _VERDICT.match(text)
-    return float(found["verdict"]) if found and not _SECOND_POINT.search(text) else None

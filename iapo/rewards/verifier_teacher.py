@@ -5,6 +5,7 @@ A tool use is good if the teacher, continuing the conversation after the student
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from trl.data_utils import prepare_multimodal_messages
 
 from iapo.data.prompts import Message
 from iapo.models.interfaces import Processor, QwenVL
-from iapo.rewards.answer_matching import extract, score
+from iapo.rewards.answers import extract, score
 from iapo.rewards.verifier import ToolUse
 from iapo.rollout.encoding import EncodedPrompt, encode_prompt
 from iapo.rollout.generation import generate_turn, turn_text
@@ -25,6 +26,8 @@ class TeacherVerifier:
 
     last_failure = ""
     """Always empty: the teacher always gives a verdict."""
+    refusal = ""
+    """Always empty."""
 
     def __init__(self, model: QwenVL, processor: Processor, turn_tokens: int) -> None:
         """
@@ -34,6 +37,8 @@ class TeacherVerifier:
             turn_tokens: maximum length of an answer, in tokens.
         """
         self._model, self._processor, self._turn_tokens = model, processor, turn_tokens
+        self.failures: Counter[str] = Counter()
+        """Always empty."""
 
     def verdicts(self, uses: Sequence[ToolUse]) -> list[float]:
         """Return [B] 1.0 where the teacher's greedy answer after the student's calls is right, else 0.0."""

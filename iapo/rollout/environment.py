@@ -7,10 +7,9 @@ kind, with only the tools that fit the kind. Evaluation uses the same classes th
 from __future__ import annotations
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, NoReturn, TypedDict, get_args
 
 from PIL import Image
 from transformers.utils import get_json_schema
@@ -18,7 +17,7 @@ from transformers.utils import get_json_schema
 from iapo.data.prompts import Message
 from iapo.data.store import figure_from_json
 from iapo.tools.drawing import apply
-from iapo.tools.parsing import CALL_TOKEN, parse_turn, tagged
+from iapo.tools.parsing import CallError, call_spans, checked_call
 from iapo.tools.registry import Tool, tools_for
 from iapo.types import FigureKind, ToolCall
 
@@ -39,7 +38,7 @@ class FunctionCall(TypedDict):
 
 
 class ToolCallPart(TypedDict):
-    """A tool call inside an assistant message, as TRL's ``parse_response`` returns it."""
+    """A tool call inside an assistant message, as :func:`iapo.tools.messages.assistant_message` makes it."""
 
     type: str
     function: FunctionCall
@@ -74,17 +73,20 @@ class FigureEnvironment:
 
     def _focus(self, tool: Tool, arguments: dict[str, object]) -> list[ImagePart]:
         """Validate and apply one call, and return the edited image as message content."""
-        # Rendered and parsed again, so that the same parser validates every call, wherever it comes from.
-        turn = parse_turn(tagged(json.dumps({"name": tool.name, "arguments": arguments})))
-        error = turn.error
-        if error is None:
-            self._calls.extend(turn.calls)
-            result = apply(self._image, self._figure, turn.calls)
-            self._image, error = result.image, result.error
-        if error is not None:
-            self._errors.append(error)
-            raise ToolError(error)
+        try:
+            call = checked_call(tool.name, arguments)
+        except CallError as error:
+            self._fail(str(error))
+        self._calls.append(call)
+        result = apply(self._image, self._figure, [call])
+        if result.error is not None:
+            self._fail(result.error)
+        self._image = result.image
         return [{"type": "image", "image": self._image}]
+
+    def _fail(self, error: str) -> NoReturn:
+        self._errors.append(error)
+        raise ToolError(error)
 
     @property
     def calls(self) -> tuple[ToolCall, ...]:
@@ -129,8 +131,8 @@ ENVIRONMENTS: dict[FigureKind, type[FigureEnvironment]] = {
 
 
 def attempts_call(text: str) -> bool:
-    """Return whether a turn contains a tool call, well formed or not."""
-    return CALL_TOKEN in text
+    """Return whether a turn contains a tool call outside its thoughts, well formed or not."""
+    return bool(call_spans(text))
 
 
 @cache
@@ -146,7 +148,7 @@ def answer_tool_calls(environment: FigureEnvironment, tool_calls: Sequence[ToolC
 
     Args:
         environment: the rollout's environment, after ``reset``.
-        tool_calls: the turn's calls as TRL's ``parse_response`` returns them.
+        tool_calls: the turn's calls, from :func:`iapo.tools.messages.assistant_message`.
 
     Returns:
         One tool message per call: the edited image, or the error.
@@ -158,7 +160,7 @@ def answer_tool_calls(environment: FigureEnvironment, tool_calls: Sequence[ToolC
         content: str | list[ImagePart]
         try:
             if not (isinstance(name, str) and name.startswith("focus_on_") and hasattr(environment, name)):
-                raise ToolError(f"Tool {name} not found.")
+                environment._fail(f"Tool {name} not found.")
             content = getattr(environment, name)(**function["arguments"])
         except Exception as error:  # Like TRL, report any failure to the model.
             content = str({"error": str(error)})

@@ -16,8 +16,6 @@ from functools import lru_cache
 
 import torch
 from PIL import Image
-from transformers import PreTrainedTokenizerBase
-from trl.chat_template_utils import parse_response
 from trl.data_utils import prepare_multimodal_messages
 
 from iapo.data.prompts import Message, open_image
@@ -30,10 +28,12 @@ from iapo.rollout.environment import (
     ImagePart,
     answer_tool_calls,
     attempts_call,
-    tool_schemas,
 )
 from iapo.rollout.generation import generate_turn, generate_where, turn_text
 from iapo.rollout.original_image_control import answer_with_original, answer_without_tools
+from iapo.tools.messages import assistant_message
+from iapo.tools.parsing import parse_turn
+from iapo.tools.registry import tools_for
 from iapo.types import Example, ToolCall
 
 
@@ -77,10 +77,11 @@ def roll_out(
     images = [open_image(example) for example in examples]
     prompts = encode_examples(processor, examples, images)
     first = generate_turn(model, processor, prompts, max_tokens=turn_tokens)
-    environments = [_start_environment(example, image) for example, image in zip(examples, images, strict=True)]
+    environments = [start_environment(example, image) for example, image in zip(examples, images, strict=True)]
+    texts = [[turn_text(processor.tokenizer, turn)] for turn in first]
     conversations = [
-        _run_first_turn(processor, example, prompt, turn, environment)
-        for example, prompt, turn, environment in zip(examples, prompts, first, environments, strict=True)
+        run_first_turn(text, example, environment)
+        for (text,), example, environment in zip(texts, examples, environments, strict=True)
     ]
     continued = {
         i: continue_prompt(processor, prompts[i], first[i], messages[1:])
@@ -88,8 +89,16 @@ def roll_out(
         if len(messages) > 1
     }
     second = generate_where(model, processor, continued, turn_tokens)
+    for i, turn in second.items():
+        texts[i].append(turn_text(processor.tokenizer, turn))
+    end = processor.tokenizer.eos_token_id
     rollouts = [
-        _collect_rollout(processor.tokenizer, conversations[i], environments[i], first[i], second.get(i))
+        collect_rollout(
+            conversations[i],
+            texts[i],
+            environments[i],
+            truncated=any(turn[-1:] != [end] for turn in (first[i], second.get(i, [end]))),
+        )
         for i in range(len(examples))
     ]
     if not image_help:
@@ -102,27 +111,27 @@ def roll_out(
     ]
 
 
-def _start_environment(example: Example, image: Image.Image) -> FigureEnvironment:
+def start_environment(example: Example, image: Image.Image) -> FigureEnvironment:
+    """Return a new environment on a question's figure, whose image is already decoded."""
     environment = ENVIRONMENTS[example.figure.kind]()
     environment.reset(figure=figure_to_json(example.figure), images=[image])
     return environment
 
 
-def _run_first_turn(
-    processor: Processor,
-    example: Example,
-    prompt: EncodedPrompt,
-    turn: list[int],
-    environment: FigureEnvironment,
-) -> list[Message]:
-    """Parse the first turn and carry out its calls: the assistant's message, then one tool message per call."""
-    message = parse_response(
-        processor.tokenizer,
-        turn,
-        prefix=prompt.input_ids,
-        tools=list(tool_schemas(example.figure.kind)),
-    )
-    return [message, *answer_tool_calls(environment, message.get("tool_calls") or [])]
+def run_first_turn(text: str, example: Example, environment: FigureEnvironment) -> list[Message]:
+    """Read the first turn and carry out its calls.
+
+    Args:
+        text: text of the turn.
+        example: the question, whose figure decides which tools are offered.
+        environment: the rollout's environment, after ``reset``.
+
+    Returns:
+        The assistant's message, then one tool message per call that :func:`iapo.tools.messages.assistant_message`
+        hands on.
+    """
+    message = assistant_message(text, [tool.name for tool in tools_for(example.figure.kind)])
+    return [message, *answer_tool_calls(environment, message.get("tool_calls", []))]
 
 
 def continue_prompt(
@@ -177,49 +186,57 @@ def tool_suffix_ids(processor: Processor, tool_messages: Sequence[Message]) -> l
 def _suffix_ids(processor: Processor, key: str) -> tuple[int, ...]:
     """Render the messages that ``key`` describes; cached, because every batch has the same few tool messages."""
     names, text_or_sizes = json.loads(key)
-    call = {"type": "function", "function": {"name": names[0], "arguments": {}}}
-    opening: list[Message] = [
-        {"role": "user", "content": "dummy"},
-        {"role": "assistant", "content": "", "tool_calls": [call]},
-    ]
     answers: list[Message] = [
         {"role": "tool", "name": name, "content": content if isinstance(content, str) else _blank_images(content)}
         for name, content in zip(names, text_or_sizes, strict=True)
     ]
+    ids = _rendered(processor, _opening(names[0]) + answers, add_generation_prompt=True)
+    return tuple(ids[_opening_length(processor, json.dumps(names[0])) :])
 
-    def render(messages: list[Message], add_generation_prompt: bool) -> list[int]:
-        messages = prepare_multimodal_messages(messages)
-        encoded = processor.apply_chat_template(
-            [messages], add_generation_prompt=add_generation_prompt, tokenize=True, return_dict=True
-        )
-        return list(encoded["input_ids"][0])
 
-    prefix = render(opening, False)
-    end = processor.tokenizer.eos_token_id
-    last_end = len(prefix) - 1 - prefix[::-1].index(end)
-    return tuple(render(opening + answers, True)[last_end + 1 :])
+def _opening(name: object) -> list[Message]:
+    """Return a conversation that ends with a call of this tool, for the tool messages to follow."""
+    call = {"type": "function", "function": {"name": name, "arguments": {}}}
+    return [{"role": "user", "content": "dummy"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+
+
+@lru_cache(maxsize=512)
+def _opening_length(processor: Processor, name: str) -> int:
+    """Return the number of token ids of :func:`_opening`, up to its last end token; the tool's name is in JSON."""
+    ids = _rendered(processor, _opening(json.loads(name)), add_generation_prompt=False)
+    return len(ids) - ids[::-1].index(processor.tokenizer.eos_token_id)
+
+
+def _rendered(processor: Processor, messages: list[Message], *, add_generation_prompt: bool) -> list[int]:
+    encoded = processor.apply_chat_template(
+        [prepare_multimodal_messages(messages)],
+        add_generation_prompt=add_generation_prompt,
+        tokenize=True,
+        return_dict=True,
+    )
+    return list(encoded["input_ids"][0])
 
 
 def _blank_images(sizes: Sequence[Sequence[int]]) -> list[ImagePart]:
     return [{"type": "image", "image": Image.new("RGB", (width, height))} for width, height in sizes]
 
 
-def _collect_rollout(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: list[Message],
-    environment: FigureEnvironment,
-    first: list[int],
-    second: list[int] | None,
+def collect_rollout(
+    messages: list[Message], texts: list[str], environment: FigureEnvironment, *, truncated: bool
 ) -> Rollout:
-    turns = [first] if second is None else [first, second]
-    texts = [turn_text(tokenizer, turn) for turn in turns]
-    if second is not None:
-        messages = [*messages, {"role": "assistant", "content": texts[-1]}]
+    """Return the record of a finished rollout, without controls.
+
+    Args:
+        messages: the messages of the first turn, from :func:`run_first_turn`.
+        texts: text of each turn; a second one answers the tool messages.
+        environment: the rollout's environment.
+        truncated: whether a turn reached the token limit.
+    """
     return Rollout(
-        messages=messages,
+        messages=[*messages, *({"role": "assistant", "content": text} for text in texts[1:])],
         texts=texts,
-        calls=list(environment.calls),
+        calls=parse_turn(texts[0]).calls,
         called=attempts_call(texts[0]),
         call_ok=environment.succeeded,
-        truncated=any(turn[-1:] != [tokenizer.eos_token_id] for turn in turns),
+        truncated=truncated,
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from iapo.config.schema import TeacherConfig
-from iapo.tools.parsing import canonical, parse_turn, render_call
+from iapo.tools.parsing import call_spans, canonical, parse_turn, render_call
 from iapo.tools.registry import tools_for
 from iapo.types import Example, ToolCall
 
@@ -77,5 +77,5 @@ def legal_calls(example: Example, near: ToolCall, config: TeacherConfig) -> list
 
 
 def text_before_call(text: str) -> str:
-    """Return what a turn says before its first call."""
-    return text.partition("<tool_call>")[0]
+    """Return what a turn says before its first call, thoughts included."""
+    return text[: next(iter(call_spans(text)), (len(text), 0))[0]]

@@ -5,7 +5,7 @@ Every edit is drawn on a copy, so a rollout never changes the dataset's image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from PIL import Image, ImageDraw
 
@@ -76,19 +76,17 @@ def _masked(image: Image.Image, boxes: Sequence[Box], keep: Sequence[Box]) -> Im
     """White out ``boxes``, then restore ``keep``, so that an overlapping box never hides what is in focus."""
     masked = image.copy()
     draw = ImageDraw.Draw(masked)
-    for box in boxes:
+    for box in _clipped(boxes, image):
         draw.rectangle(_inclusive(box), fill="white")
-    for box in keep:
-        area = _clipped(box, image)
-        if area is not None:
-            masked.paste(image.crop(area), area[:2])
+    for box in _clipped(keep, image):
+        masked.paste(image.crop(box), box[:2])
     return masked
 
 
 def _framed(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     framed = image.copy()
     draw = ImageDraw.Draw(framed)
-    for left, top, right, bottom in boxes:
+    for left, top, right, bottom in _clipped(boxes, image):
         outline = (
             left + _FRAME_INSET,
             top + _FRAME_INSET,
@@ -103,7 +101,7 @@ def _framed(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
 def _highlighted(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
     overlay = Image.new("RGBA", image.size, (0, 0, 0, 0))
     draw = ImageDraw.Draw(overlay)
-    for box in boxes:
+    for box in _clipped(boxes, image):
         draw.rectangle(_inclusive(box), fill=_HIGHLIGHT_RGBA)
     return Image.alpha_composite(image.convert("RGBA"), overlay).convert("RGB")
 
@@ -111,11 +109,16 @@ def _highlighted(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
 def _inclusive(box: Box) -> Box:
     """Return the box for PIL, whose rectangles include their right and bottom edges."""
     left, top, right, bottom = box
-    return (left, top, max(left, right - 1), max(top, bottom - 1))
+    return (left, top, right - 1, bottom - 1)
 
 
-def _clipped(box: Box, image: Image.Image) -> Box | None:
-    """Return the part of a box inside the image; None if there is none."""
-    left, top = max(0, box[0]), max(0, box[1])
-    right, bottom = min(image.width, box[2]), min(image.height, box[3])
-    return (left, top, right, bottom) if right > left and bottom > top else None
+def _clipped(boxes: Iterable[Box], image: Image.Image) -> Iterator[Box]:
+    """Yield the parts of boxes inside the image, without those that have none.
+
+    The time that PIL takes to draw a frame grows with the box, not with the image.
+    """
+    for box in boxes:
+        left, top = max(0, box[0]), max(0, box[1])
+        right, bottom = min(image.width, box[2]), min(image.height, box[3])
+        if right > left and bottom > top:
+            yield left, top, right, bottom

@@ -11,6 +11,7 @@ B: rollouts of the batch, groups consecutive. K: blocks of a prompt, 4 or more.
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,12 +33,15 @@ from iapo.config.schema import AlignmentConfig, AttributionConfig, Config
 from iapo.data.prompts import Message
 from iapo.data.store import figure_from_json
 from iapo.models.fsdp import is_sharded
+from iapo.rewards.alignment import PenaltyError
 from iapo.rollout.call_sampling import MISSES
 from iapo.rollout.turns import ToolTurn, distinct_turns
 from iapo.teacher.cache import HIT_KINDS, CacheHit, TeacherCache, cached_sums
 from iapo.training.rollout_recorder import RolloutRow, TurnMixin
 from iapo.training.trainer import FigureTrainer, Sources
 from iapo.types import BLOCKS, BlockAttribution
+
+_log = logging.getLogger(__name__)
 
 _LOSS_STEPS = 4
 """Path points of the differentiable alignment loss, few because its autograd graph holds all of them."""
@@ -74,6 +78,7 @@ class AttributionMixin(TurnMixin):
         self._alignment = alignment or AlignmentConfig()
         self.misses: dict[tuple[str, str], int] = defaultdict(int)
         """(prompt key, turn text) → number of look-ups for which the cache had no exact row."""
+        self._told_of_stand_ins = False
         super().__init__(*args, **kwargs)
         arguments: Any = self.args
         per_process = arguments.per_device_train_batch_size * arguments.steps_per_generation
@@ -115,6 +120,25 @@ class AttributionMixin(TurnMixin):
             row["teacher_block_sums"] = self._teacher_sums(turn, student, hit)
         for kind in HIT_KINDS:
             self.record(f"cache/{kind}", hits[kind] / max(1, len(called)))
+        self._warn_of_stand_ins(hits)
+
+    def _warn_of_stand_ins(self, hits: Mapping[str, int]) -> None:
+        """Say once that calls are compared with a row of another tool, since the cache has none nearer."""
+        compared = self._alignment.teacher == "cache" and self._alignment.reference == "same_call"
+        if self._told_of_stand_ins or not compared or not hits.get("nearest"):
+            return
+        self._told_of_stand_ins = True
+        calls = sum(hits.values())
+        _log.warning(
+            "step %d: the teacher's cache has no row of the same tool for %d of %d calls (%.0f %%): they are compared "
+            "with the teacher's attribution of another call. Cache more calls a prompt (`teacher.sampled_calls`, "
+            "`teacher.enumerated`), or fill the cache with those that were missed (rule `fill_cache`; `misses` of the "
+            "trainer). This is said once; the metrics cache/* go on",
+            self.state.global_step,
+            hits["nearest"],
+            calls,
+            100 * hits["nearest"] / calls,
+        )
 
     def _attributed_rollouts(self) -> set[int]:
         """Return the rollouts of all groups that keep to the length limit."""
@@ -240,6 +264,13 @@ class AlignmentTrainer(AttributionMixin, FigureTrainer):
             "attribution": config.attribution,
             "alignment": config.alignment,
         }
+
+    def _calculate_rewards(self, inputs: list[RolloutRow], *args: Any) -> Tensor:
+        try:
+            return super()._calculate_rewards(inputs, *args)
+        except PenaltyError as found:
+            unchanged = "No weight was changed by it, and the same command goes on from the last checkpoint."
+            self.stop_run(found.problem, f"{found.advice} {unchanged}", found.rows)
 
     def write_extras(self, run_dir: Path) -> None:
         """Write the calls that had no exact row in the cache, most frequent first, for the rule ``fill_cache``.

@@ -70,6 +70,8 @@ def flags(rows: Sequence[Row], config: MonitorConfig) -> list[Flag]:
         "completions truncated": _truncated(last, config),
         "verifier fails": _verifier_fails(last, config),
         "groups all equal": _flat_groups(last, config),
+        "prompts not in the cache": _prompts_not_cached(last, config),
+        "penalties not finite": _penalties_not_finite(last, config),
     }
     if len(rows) >= 2 * config.window:
         first = rows[: config.window]
@@ -192,6 +194,26 @@ def _verifier_fails(last: Sequence[Row], config: MonitorConfig) -> str | None:
         f"{_percent(failures)} of tool uses got no verdict in the last {config.window} steps (limit: "
         f"monitors.max_verifier_failures {config.max_verifier_failures:g}). Their reward is their group's mean: is "
         "the server at verifier.base_url up, and does it reply with a verdict?"
+    )
+
+
+def _prompts_not_cached(last: Sequence[Row], config: MonitorConfig) -> str | None:
+    missing = _mean(last, "cache/missing")
+    if not missing:
+        return None
+    return (
+        f"for {_percent(missing)} of calls in the last {config.window} steps the teacher's cache has no row of the "
+        "prompt (expected none), and they get no penalty. Was it built from the same data with the same processor?"
+    )
+
+
+def _penalties_not_finite(last: Sequence[Row], config: MonitorConfig) -> str | None:
+    share = _mean(last, "alignment/non_finite")
+    if not share:
+        return None
+    return (
+        f"{_percent(share)} of penalties were not finite in the last {config.window} steps (expected none). Each is "
+        "its group's mean: lower train.learning_rate, and look at the log for the block sums"
     )
 
 

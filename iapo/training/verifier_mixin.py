@@ -47,7 +47,7 @@ class VerifierMixin(TurnMixin):
 
     def _judge(self, inputs: list[RolloutRow]) -> None:
         uses = self._tool_uses(inputs)
-        asked_before, failed_before = self._guard.asked, self._guard.failed
+        asked_before, failed_before, causes_before = self._guard.asked, self._guard.failed, self._guard.failures.copy()
         verdicts = dict(zip(uses, self._guard.verdicts(list(uses.values())), strict=True))
         asked, failed = self._guard.asked - asked_before, self._guard.failed - failed_before
         for i, row in enumerate(inputs):
@@ -55,6 +55,8 @@ class VerifierMixin(TurnMixin):
         known = [verdict for verdict in verdicts.values() if not math.isnan(verdict)]
         self.record("verifier/asked", float(asked))
         self.record("verifier/failures", failed / max(1, asked))
+        for cause, count in self._guard.failures.items():
+            self.record(f"verifier/failures/{cause}", (count - causes_before[cause]) / max(1, asked))
         self.record("verifier/approved", sum(known) / max(1, len(known)))
 
     def _tool_uses(self, inputs: list[RolloutRow]) -> dict[int, ToolUse]:

@@ -39,6 +39,7 @@ class Server:
     payloads: list[dict[str, Any]] = field(default_factory=list)
     keys: set[str | None] = field(default_factory=set)
     hang: threading.Event | None = None
+    ending: str = "stop"
 
 
 def question(payload: dict[str, Any]) -> Question:
@@ -69,7 +70,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
                 state.hang.wait(30)
                 return
             status, text = state.reply(question(payload))
-            self._send(status, completion(text) if status == 200 else {"error": {"message": text}})
+            self._send(status, completion(text, state.ending) if status == 200 else {"error": {"message": text}})
 
         def _send(self, status: int, body: dict[str, Any]) -> None:
             content = json.dumps(body).encode()
@@ -94,20 +95,20 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     http.server_close()
 
 
-def completion(text: str | None) -> dict[str, Any]:
+def completion(text: str | None, ending: str) -> dict[str, Any]:
     message = {"role": "assistant", "content": text}
     return {
         "id": "1",
         "object": "chat.completion",
         "created": 0,
         "model": "some-model",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": ending}],
         "usage": {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14},
     }
 
 
 def model(**arguments: Any) -> ApiModel:
-    return ApiModel("some-model", **{"max_retries": 2, "retry_backoff_s": 0.0, **arguments})
+    return ApiModel("some-model", **{"max_retries": 2, **arguments})
 
 
 def spoken(example: Example) -> str:
@@ -156,47 +157,96 @@ def test_a_reply_that_never_comes_is_an_error_that_names_the_item(
     server: Server, paths: dict[str, Path], bars: list[Example]
 ) -> None:
     lost = bars[7]
-    for status, said in [(400, "not this one"), (200, ""), (200, None)]:
+    for status, said, cause in [
+        (400, "not this one", "refused_request 1"),
+        (200, "", "no_completion 1"),
+        (200, None, "no_completion 1"),
+        (200, "<think>7?", "thinking 1"),
+    ]:
         server.payloads.clear()
         server.reply = lambda asked, status=status, said=said: (  # type: ignore[misc]
             (status, said) if asked == question_of(lost) else (200, "FINAL ANSWER: 7")
         )
         with pytest.raises(ApiError, match=rf"no reply to 1 of 39 questions asked \({lost.example_id}\)") as raised:
             evaluate(model(), {"h_bar": paths["h_bar"]}, method="api", seed=0)
-        assert ("not this one" if status == 400 else "an empty one") in str(raised.value)
-        assert len({question(payload) for payload in server.payloads}) == 40
+        assert f"by cause: {cause}," in str(raised.value)
+        assert {400: "not this one", 200: "all thinking" if said else "an empty reply"}[status] in str(raised.value)
+        # What would come out the same is asked once.
+        assert len({question(payload) for payload in server.payloads}) == len(server.payloads) == 40
 
 
-def test_a_failure_that_passes_is_asked_again(server: Server, paths: dict[str, Path]) -> None:
+def test_a_failure_that_passes_is_asked_again(
+    server: Server, paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: set[Question] = set()
 
     def reply(asked: Question) -> tuple[int, str]:
         first = asked not in seen
         seen.add(asked)
-        return (400, "not now") if first else (200, "FINAL ANSWER: 7")
+        return (503, "not now") if first else (200, "FINAL ANSWER: 7")
 
     server.reply = reply
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
     records = evaluate(model(), {"h_bar": paths["h_bar"]}, method="api", seed=0)
     assert len(records) == 40 and len(server.payloads) == 80 and all(record["answer"] == "7" for record in records)
 
 
-def test_a_wrong_key_costs_one_question(server: Server, paths: dict[str, Path]) -> None:
-    server.reply = lambda asked: (401, "no such key")
-    with pytest.raises(ApiError, match=r"some-model: found no reply to 1 of 1 .*no such key.*Check the key"):
+def test_a_wrong_key_costs_one_question(
+    server: Server, paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-EXAMPLE-1\n")
+    server.reply = lambda asked: (401, "no such key: sk-EXAMPLE-1")
+    with pytest.raises(
+        ApiError, match=r"some-model: found no reply to 1 of 1 .*no such key: \*.*Check the key"
+    ) as raised:
         evaluate(model(), {"h_bar": paths["h_bar"]}, method="api", seed=0)
-    assert len(server.payloads) == 2
+    assert len(server.payloads) == 1 and server.keys == {"Bearer sk-EXAMPLE-1"}
+    assert "EXAMPLE" not in str(raised.value) + "".join(capfd.readouterr())
+
+
+def test_a_refusal_midway_ends_the_questions(server: Server, paths: dict[str, Path]) -> None:
+    server.reply = lambda asked: (200, "FINAL ANSWER: 7") if len(server.payloads) < 3 else (403, "revoked")
+    with pytest.raises(ApiError, match=r"no reply to 38 of 39 .*by cause: refused 38, .*revoked"):
+        evaluate(model(num_concurrent=1), {"h_bar": paths["h_bar"]}, method="api", seed=0)
+    assert len(server.payloads) == 3
+
+
+def test_newer_models_get_what_they_know(server: Server, paths: dict[str, Path]) -> None:
+    def reply(asked: Question) -> tuple[int, str]:
+        unknown = [name for name in ("max_tokens", "temperature") if name in server.payloads[-1]]
+        return (400, f"Unsupported parameter: '{unknown[0]}'") if unknown else (200, "FINAL ANSWER: 7")
+
+    server.reply = reply
+    records = evaluate(model(reply_tokens=77, num_concurrent=1), {"h_bar": paths["h_bar"]}, method="api", seed=0)
+    assert len(records) == 40 and len(server.payloads) == 42
+    assert server.payloads[-1]["max_completion_tokens"] == 77
+
+
+def test_replies_that_are_cut_off_are_said(
+    server: Server, paths: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.ending = "length"
+    records = evaluate(model(), {"h_bar": paths["h_bar"]}, method="api", seed=0)
+    assert len(records) == 40 and "found 40 of 40 replies cut off at 1024 tokens" in caplog.text
 
 
 def test_a_server_that_hangs_is_not_waited_for(server: Server, paths: dict[str, Path]) -> None:
     server.hang = threading.Event()
-    with pytest.raises(ApiError, match="timed out"):
-        evaluate(model(timeout=0.1, max_retries=1), {"h_bar": paths["h_bar"]}, method="api", seed=0)
+    with pytest.raises(ApiError, match=r"by cause: timeout 1, .*no complete reply within 0\.1 s"):
+        evaluate(model(timeout=0.1), {"h_bar": paths["h_bar"]}, method="api", seed=0)
 
 
 def test_without_a_key_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ApiError, match=r"evaluation\.api_model: found 'gpt-4o' but no key; set OPENAI_API_KEY"):
         ApiModel("gpt-4o")
+
+
+def test_a_key_that_no_header_holds_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-EXAMPLE\n-1")
+    with pytest.raises(ApiError, match=r"evaluation\.api_model: OPENAI_API_KEY: found a key with a line end") as raised:
+        ApiModel("gpt-4o")
+    assert "EXAMPLE" not in str(raised.value)
 
 
 class Params(dict[str, Any]):

@@ -12,6 +12,14 @@ from iapo.config.reference import config_reference
 from iapo.config.schema import ConfigError, config_schema, load_config
 from iapo.jobs.preflight import PreflightError, check_methods, claim_results
 
+SOURCE = {"repo": "owner/name", "revision": "0" * 40}
+
+
+def released(name: str = "theirs", **sections: dict) -> dict:
+    """A configuration with one row of released weights."""
+    right = {"model": {"source": SOURCE}, "prompt": {"address": "prompt.txt", "sha256": "0" * 64}}
+    return {"released": {name: right | sections}}
+
 
 @pytest.mark.parametrize(
     ("raw", "says"),
@@ -24,6 +32,10 @@ from iapo.jobs.preflight import PreflightError, check_methods, claim_results
         ({"test_sets": ["docvqa"]}, "test_sets: found ['docvqa']; choose from charxiv"),
         ({"alignment": {"aggregation": "l1"}}, "alignment.aggregation: found l1 without attribution.magnitudes"),
         ({"student": {"model": {"hidden_size": 50}}}, "student.model.hidden_size: found 50"),
+        ({"variants": {"x": {"method": "iapo", "setings": {}}}}, "variants.x.setings: unknown key; did you mean"),
+        (released(model={"sorce": 1, "source": SOURCE}), "released.theirs.model.sorce: unknown key; did you mean"),
+        (released(prompt={"address": "x", "sha256": "0"}), "released.theirs.prompt.sha256: found '0'"),
+        (released(), "released: found weights with the mini world"),
     ],
 )
 def test_each_problem_is_one_line(raw: dict, says: str) -> None:
@@ -35,6 +47,22 @@ def test_each_problem_is_one_line(raw: dict, says: str) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.stem)
 def test_shipped_profiles_are_valid(path: Path) -> None:
     assert load_config(yaml.safe_load(path.read_text())).profile == path.stem
+
+
+@pytest.mark.parametrize("name", ["iapo", "untrained", "teacher", "first_stage", "api"])
+def test_a_released_row_has_a_name_of_its_own(name: str) -> None:
+    paper = yaml.safe_load((ROOT / "config/paper.yaml").read_text())
+    with pytest.raises(ConfigError, match=f"released.{name}: found the name of another row"):
+        load_config({**paper, **released(name)})
+
+
+def test_released_weights_are_rows_and_downloads_of_the_paper_s_run() -> None:
+    config = load_config(yaml.safe_load((ROOT / "config/paper.yaml").read_text()))
+    assert config.reference_policies[-2:] == ("released_vtool_r1_3b", "released_vtool_r1_7b")
+    revisions = [config.sources[f"VTOOL/VTool-Qwen2.5-{size}"].revision for size in ("3B", "7B")]
+    assert revisions == ["0ca11e812287b5c024c7277db71859da5bda17ac", "b5c901087a12796ab1a783520e1098a194eaa540"]
+    assert len({each.prompt for each in config.released.values()}) == 1
+    assert load_config({"profile": "x"}).reference_policies == ("untrained", "teacher_untrained", "teacher")
 
 
 def test_the_reference_and_the_schema_are_current() -> None:

@@ -101,6 +101,7 @@ def test_every_gold_answer_scores_one_and_a_wrong_one_nothing(test_examples: lis
             "figure": json.dumps({"figure_id": "f"}),
             "answer": example.answer,
             "metric": example.metric,
+            "test_set": example.test_set,
         }
         assert process_results(doc, [spoken_answer(example)])["accuracy"]["score"] == 1
         assert process_results(doc, ["FINAL ANSWER: 7"])["accuracy"]["score"] == 0

@@ -25,7 +25,7 @@ from iapo.data.refocus.layout import TEST_FOLDER, TRAINING
 from iapo.data.refocus.reader import INSTRUCTION, Ingested, read_refocus
 from iapo.data.splits import SPLITS
 from iapo.data.store import DataError, read_split, verify_manifest
-from iapo.rewards.answer_matching import extract, score
+from iapo.rewards.answers import extract, score
 from iapo.tools.drawing import apply
 from iapo.types import TEST_SETS, Example, ToolCall
 
@@ -52,7 +52,7 @@ def write(drawn: Fixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wr
     monkeypatch.setattr(refocus_fixture, "draw_fixture", lambda *_: copy.deepcopy(drawn))
 
     def written(*oddities: str, layout: Any = "hub") -> Path:
-        root = tmp_path / "-".join([layout, *oddities])
+        root = tmp_path / "-".join([layout, *oddities])[:200]
         write_fixture(root, layout=layout, oddities=oddities)
         return root
 
@@ -346,7 +346,9 @@ def cut(content: bytes) -> bytes:
         (f"{TEST_FOLDER}/{SYN}", lambda old: b"[]", rf"{SYN}, line 1: found list; expected an object"),
         (f"{TEST_FOLDER}/{SYN}", lambda old: old.replace(b'"query"', b'"querry"'), "'nu-0-0': field 'query' not found"),
         (f"{TEST_FOLDER}/{SYN}", lambda old: old.replace(b'"x1"', b'"x_1"'), "expected x1, y1, x2 and y2"),
+        (f"{TEST_FOLDER}/{SYN}", lambda old: b"\xff" + old, "found bytes that are not UTF-8"),
         ("images/charxiv.zip", cut, r"charxiv\.zip: not a whole zip"),
+        ("images/charxiv.zip", lambda old: old[:100] + bytes(20) + old[120:], "member .* is damaged"),
     ],
 )
 def test_damage_is_named(write: Write, path: str, change: Callable[[bytes], bytes] | None, says: str) -> None:
@@ -359,12 +361,12 @@ def test_damage_is_named(write: Write, path: str, change: Callable[[bytes], byte
         read_refocus(file.parents[1], config())
 
 
-@pytest.mark.parametrize("member", ["../../outside.png", "/outside.png", "a\\..\\..\\outside.png"])
-def test_a_zip_that_leaves_its_folder_is_refused(write: Write, member: str) -> None:
+@pytest.mark.parametrize("member", ["../../outside.png", "/outside.png", "a\\..\\..\\outside.png", ".", "bomb.png"])
+def test_an_unsafe_zip_is_refused(write: Write, member: str) -> None:
     root = write()
     with zipfile.ZipFile(root / "images/charxiv.zip", "a") as archive:
-        archive.writestr(zipfile.ZipInfo(member), b"")
-    with pytest.raises(IngestError, match="which leaves the folder"):
+        archive.writestr(member, bytes(10**7 if "bomb" in member else 0), zipfile.ZIP_DEFLATED)
+    with pytest.raises(IngestError, match=r"found the member .*do not unpack this file"):
         read_refocus(root, config())
 
 

@@ -20,7 +20,8 @@ import pytest
 from huggingface_hub import constants
 
 from iapo.config.sources import HubConfig, RepositoryConfig
-from iapo.hub.download import MARKER, HubError, fetch
+from iapo.hub.download import fetch
+from iapo.hub.files import MARKER, HubError
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPO = "Owner/Model"
@@ -357,3 +358,11 @@ def test_a_folder_that_was_fetched_elsewhere_knows_its_commit_and_digests(hub: H
     (carried / "config.json").write_bytes(b"cut off")
     with pytest.raises(HubError, match=r"config\.json: found sha256"):
         _fetch(str(tmp_path / "carried"), tmp_path / "spoilt")
+
+
+def test_a_server_that_keeps_a_pointer_in_a_file_s_place(hub: Hub, tmp_path: Path) -> None:
+    """Pushed without Git LFS, its listing vouches for the pointer itself."""
+    hub.files["config.json"] = b"version https://git-lfs.github.com/spec/v1\noid sha256:%064d\nsize 9\n" % 0
+    with pytest.raises(HubError, match=r"config\.json\.bad: found a Git LFS pointer of .*pushed no content"):
+        _fetch(hub.address, tmp_path)
+    assert not (tmp_path / MARKER).exists()

@@ -4,7 +4,10 @@ import json
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -154,6 +157,7 @@ def test_disk(tmp_path: Path) -> None:
 class Server(HTTPServer):
     status = 200
     answer = b""
+    is_slow = False
     keys: list[str | None]
 
 
@@ -167,7 +171,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.keys.append(self.headers.get("Authorization"))
         self.send_response(self.server.status if self.path == "/v1/models" else 404)
         self.end_headers()
-        self.wfile.write(self.server.answer)
+        with suppress(OSError):
+            for i in range(len(self.server.answer) if self.server.is_slow else 0):
+                self.wfile.write(self.server.answer[i : i + 1])
+                time.sleep(0.05)
+            self.wfile.write(self.server.answer)
 
 
 @pytest.fixture
@@ -199,6 +207,41 @@ def test_a_verifier_that_serves_the_model(server: Server, monkeypatch: pytest.Mo
     assert "secret" not in str(error.value)
     server.status = 500
     check_verifier(verifier)
+
+
+def test_no_key_is_ever_shown(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"http://127.0.0.1:{server.server_port}/v1"
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-EXAMPLE-1\n")
+    verifier = VerifierConfig(kind="server", base_url=address)
+    check_verifier(verifier)
+    assert server.keys == ["Bearer sk-EXAMPLE-1"]
+    named = replace(verifier, base_url=address.replace("//", "//me:token@"))
+    check_verifier(named)
+    assert server.keys[-1] == "Basic bWU6dG9rZW4="
+    server.answer = json.dumps({"data": [{"id": "other"}]}).encode()
+    lost = replace(verifier, base_url="http://me:token@127.0.0.1:9/v1")
+    wrong = replace(verifier, base_url="http://me:token@host:token/v1")
+    for config, found in [(named, r"which http://\*\*\*@127"), (lost, "does not answer"), (wrong, "it is no address")]:
+        with pytest.raises(PreflightError, match=found) as error:
+            check_verifier(config)
+        assert "token@" not in str(error.value) and "EXAMPLE" not in str(error.value)
+    for key in ("sk-EXAMPLE\n-1", "sk-EXAMPLÉ"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        with pytest.raises(PreflightError, match=r"^verifier\.key_variable: OPENAI_API_KEY: found a key") as error:
+            check_verifier(verifier)
+        assert "EXAMPL" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_server_that_does_not_end(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = f"http://127.0.0.1:{server.server_port}/v1/models"
+    server.answer = b" " * 10**7
+    assert check_server("verifier.base_url", address) == b""
+    monkeypatch.setattr(preflight, "_ANSWER_SECONDS", 0.3)
+    server.is_slow = True
+    start = time.monotonic()
+    with pytest.raises(PreflightError, match=r"does not answer \(found no complete reply within 0\.3 s\)"):
+        check_server("verifier.base_url", address)
+    assert time.monotonic() - start < 2
 
 
 def test_a_server_that_is_not_there(server: Server) -> None:

@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Judge:
     def __init__(self) -> None:
         self.reply: Callable[[int, dict[str, Any]], Reply] = lambda number, body: "1"
         self.bodies: list[dict[str, Any]] = []
+        self.headers: list[Message] = []
         self.together = self.max_together = 0
         self.closing = threading.Event()
         self._lock = threading.Lock()
@@ -64,6 +66,7 @@ class Judge:
                 with judge._lock:
                     number = len(judge.bodies)
                     judge.bodies.append(body)
+                    judge.headers.append(self.headers)
                     judge.together += 1
                     judge.max_together = max(judge.max_together, judge.together)
                 reply = judge.reply(number, body)
@@ -119,7 +122,13 @@ def server_verifier() -> Callable[..., ServerVerifier]:
 
 def _server_verifier(url: str, folder: Path, **settings: Any) -> ServerVerifier:
     config = VerifierConfig(kind="server", base_url=url, model="judge", retries=2, timeout=5.0)
-    return ServerVerifier(replace(config, **settings), folder, first_wait=0.001)
+    return ServerVerifier(replace(config, **settings), folder)
+
+
+@pytest.fixture(autouse=True)
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenAI's client pauses for a millisecond before its first retry."""
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.001)
 
 
 @pytest.fixture

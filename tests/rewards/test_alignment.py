@@ -121,11 +121,17 @@ def test_penalty_and_coverage_are_logged() -> None:
         trainer_state=None,
     )
     assert logged == pytest.approx(
-        {"alignment/penalty": 0.5, "alignment/penalty_std": 0.5, "alignment/coverage": 2 / 3}, abs=1e-6
+        {
+            "alignment/penalty": 0.5,
+            "alignment/penalty_std": 0.5,
+            "alignment/non_finite": 0,
+            "alignment/coverage": 2 / 3,
+        },
+        abs=1e-6,
     )
     logged.clear()
     alignment_reward([[]], [None], [None], ["a"], log_metric=logged.__setitem__)
-    assert logged == {"alignment/coverage": 0}
+    assert logged == {"alignment/non_finite": 0, "alignment/coverage": 0}
 
 
 def test_columns_of_different_lengths_are_refused() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from iapo.cold_start.stages import collate
 from iapo.data.prompts import Message, answer_text, open_image, prompt_messages
 from iapo.data.selection import dataset_row
 from iapo.models.processor import SUPPRESSED_TOKENS
-from iapo.rewards.answer_matching import extract, score
+from iapo.rewards.answers import extract, score
 from iapo.rewards.verifier import ToolUse, VerifierError, VerifierGuard
 from iapo.rewards.verifier_server import ServerVerifier
 from iapo.rewards.verifier_teacher import TeacherVerifier
@@ -44,6 +45,14 @@ class Counting:
     @property
     def last_failure(self) -> str:
         return self.verifier.last_failure
+
+    @property
+    def failures(self) -> Counter[str]:
+        return self.verifier.failures
+
+    @property
+    def refusal(self) -> str:
+        return self.verifier.refusal
 
     def verdicts(self, uses: Sequence[ToolUse]) -> list[float]:
         self.asked += [use.key for use in uses]
@@ -99,6 +108,7 @@ def test_too_many_failures_stop_the_run_and_say_what_to_do(
     message = str(stopped.value)
     assert f"found {failed} of 24 tool uses without a verdict" in message and "expected at most 20%" in message
     assert judge.url in message and "I cannot tell" in message
+    assert f"requests by cause: no_verdict {verifier.failures['no_verdict']};" in message
     for remedy in ("Start the server", "verifier.timeout", "verifier.max_failures", "last checkpoint"):
         assert remedy in message
     # At the limit and not above it, the run goes on; so it does before 20 were asked.
@@ -266,3 +276,4 @@ def test_a_step_without_a_server_has_no_verdict_and_no_silent_zero(
     assert all(math.isnan(value) for value in seen["right"] + seen["misread"])
     assert seen["failing"] == seen["direct"] == [0.0, 0.0]
     assert log["verifier/asked"] == 2 and log["verifier/failures"] == 1 and log["verifier/approved"] == 0
+    assert log["verifier/failures/connection"] == 1

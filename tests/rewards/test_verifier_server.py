@@ -33,6 +33,9 @@ MakeVerifier = Callable[..., ServerVerifier]
         ("0 because 10 differs", 0), ("1: the label is right", 1), ("1, since it is", 1), ("0\n\nIt hides 2015.", 0),
         ("**1**: right", 1), ("1 - right", 1), ("0 — wrong row", 0), ("1 The row is right.", 1), ("0 (hidden)", 0),
         ("1\n10 is visible", 1),
+        ('{"verdict": 1}', 1), (' {"verdict":0}\n', 0), ('```json\n{"verdict": 1}\n```', 1),
+        ('```\n{"verdict": 0}```', 0), ('{"verdict": true}', 1),
+        ('{"reason": "10 differs", "verdict": 0}', 0), ('{"verdict": 1} It does.', 1),
     ],
 )  # fmt: skip
 def test_a_verdict_comes_first_and_alone(reply: str, verdict: float) -> None:
@@ -45,10 +48,26 @@ def test_a_verdict_comes_first_and_alone(reply: str, verdict: float) -> None:
         "", "10", "01", "yes and no", "The answer is 1 or 0", "0.5", "1,5", "1/2", "1/0", "1 or 0", "1 OR 0", "1, 0",
         "0\n1", "1-0", "-1", "1:1", "1%", "1 %", "1 label is wrong", "0 of 3 rows are right", "1 out of 10", "1st",
         "１", "true", "1. The row is shown.\n2. It is the wrong one.\n\n0", "<think>1</think> 0", "null",
+        '{"verdict": 2}', '{"verdict": "1"}', '{"verdict": null}', '{"verdict": 1', '{"Verdict": 1}',
+        '{"verdict": [1]}',
+        '[{"verdict": 1}]', '{"verdict": 1}{"verdict": 0}', '{"verdict": 1, "verdict": 0}', '{"verdict": 1e999}',
+        'Sure: {"verdict": 1}', "{" * 5000, '{"verdict": ' + "9" * 5000 + "}", '{"a":' * 5000,
     ],
 )  # fmt: skip
 def test_what_is_no_verdict_counts_as_none(reply: str) -> None:
     assert parse_verdict(reply) is None
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["1\n" + "- \n" * 10**6, "1\n" + "\n" * 10**6, "1" + "." * 10**6, "*" * 10**6, "1 " + "\t" * 10**6, "{" * 10**6],
+    ids=["points", "lines", "stops", "stars", "tabs", "braces"],
+)
+def test_a_long_reply_is_parsed_in_linear_time(reply: str) -> None:
+    # Quadratic, a million characters would take hours.
+    start = time.process_time()
+    parse_verdict(reply)
+    assert time.process_time() - start < 2
 
 
 @given(st.text(st.sampled_from("01 2.,:/-*\n'()abOr"), max_size=12) | st.text())
@@ -65,7 +84,8 @@ def test_the_judge_sees_question_call_and_edited_image(
     use = tool_use(test_examples[0])
     assert server_verifier(judge.url, tmp_path).verdicts([use]) == [1.0]
     (body,) = judge.bodies
-    assert body["temperature"] == 0 and body["model"] == "judge"
+    assert body["temperature"] == 0 and body["model"] == "judge" and body["max_tokens"] == 64
+    assert body["response_format"]["json_schema"]["schema"]["properties"]["verdict"]["enum"] == [0, 1]
     text, image = body["messages"][0]["content"]
     assert test_examples[0].request in text["text"] and test_examples[0].context in text["text"]
     assert use.calls[0].name in text["text"] and use.calls[0].labels[0] in text["text"]
@@ -96,41 +116,115 @@ def test_a_server_that_recovers_is_asked_again(
     ("reply", "cause"),
     [
         (500, "InternalServerError"),
-        (404, "NotFoundError"),
         ("10", "a reply that does not begin with 1 or 0: '10'"),
         ("", "a reply that does not begin"),
         (b"<html>1</html>", "expected a chat completion"),
         (b"{cut of", "JSON"),
         (b'{"choices": []}', "expected a chat completion"),
         (b'{"choices": [{"message": {"content": null}}]}', "a reply that does not begin with 1 or 0: ''"),
-        (None, "APITimeoutError"),
     ],
-    ids=["500", "404", "ten", "empty", "page", "broken", "no-choices", "null", "silent"],
+    ids=["500", "ten", "empty", "page", "broken", "no-choices", "null"],
 )
 def test_a_failure_is_tried_again_and_then_no_verdict(
     judge: Any,
     tmp_path: Path,
     test_examples: list[Example],
-    reply: str | int | bytes | None,
+    reply: str | int | bytes,
     cause: str,
     server_verifier: MakeVerifier,
     tool_use: MakeUse,
 ) -> None:
     judge.reply = lambda number, body: reply
-    verifier = server_verifier(judge.url, tmp_path, timeout=0.3 if reply is None else 5.0)
+    verifier = server_verifier(judge.url, tmp_path)
     (verdict,) = verifier.verdicts([tool_use(test_examples[0])])
     assert math.isnan(verdict) and len(judge.bodies) == 3
     assert cause in verifier.last_failure and judge.url in verifier.last_failure
     assert list(tmp_path.iterdir()) == []
 
 
-def test_waits_grow(judge: Any, tmp_path: Path, test_examples: list[Example], tool_use: MakeUse) -> None:
+@pytest.mark.parametrize(("reply", "cause"), [(404, "NotFoundError"), (None, "no complete reply within 0.3 s")])
+def test_what_cannot_change_is_not_asked_again(
+    judge: Any,
+    tmp_path: Path,
+    test_examples: list[Example],
+    reply: int | None,
+    cause: str,
+    server_verifier: MakeVerifier,
+    tool_use: MakeUse,
+) -> None:
+    judge.reply = lambda number, body: reply
+    verifier = server_verifier(judge.url, tmp_path, timeout=0.3)
+    (verdict,) = verifier.verdicts([tool_use(test_examples[0])])
+    assert math.isnan(verdict) and len(judge.bodies) == 1 and cause in verifier.last_failure
+
+
+def test_pauses_grow(
+    judge: Any,
+    tmp_path: Path,
+    test_examples: list[Example],
+    server_verifier: MakeVerifier,
+    tool_use: MakeUse,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.1)
     times: list[float] = []
     judge.reply = lambda number, body: times.append(time.monotonic()) or 503
-    config = VerifierConfig(base_url=judge.url, retries=3)
-    ServerVerifier(config, tmp_path, first_wait=0.1).verdicts([tool_use(test_examples[0])])
-    waits = [later - earlier for earlier, later in itertools.pairwise(times)]
-    assert len(waits) == 3 and all(wait >= 0.1 * 2**i for i, wait in enumerate(waits))
+    server_verifier(judge.url, tmp_path, retries=3).verdicts([tool_use(test_examples[0])])
+    pauses = [later - earlier for earlier, later in itertools.pairwise(times)]
+    assert len(pauses) == 3 and all(pause >= 0.75 * 0.1 * 2**i for i, pause in enumerate(pauses))
+
+
+def test_a_refusal_of_one_question_is_no_refusal_of_all(
+    judge: Any, tmp_path: Path, test_examples: list[Example], server_verifier: MakeVerifier, tool_use: MakeUse
+) -> None:
+    uses = [tool_use(each) for each in test_examples[:2]]
+    refused = uses[0].question
+    judge.reply = lambda number, body: 400 if refused in body["messages"][0]["content"][0]["text"] else "1"
+    verifier = server_verifier(judge.url, tmp_path)
+    verdicts = verifier.verdicts(uses)
+    assert math.isnan(verdicts[0]) and verdicts[1] == 1.0 and len(judge.bodies) == 2
+    assert verifier.failures == {"refused_request": 1} and verifier.refusal == ""
+    # A refusal of the next one alone does not stop the run either: the server has replied before.
+    assert math.isnan(verifier.verdicts(uses[:1])[0]) and verifier.refusal == ""
+
+
+def test_credentials_in_an_address_are_sent_and_not_shown(
+    judge: Any,
+    tmp_path: Path,
+    test_examples: list[Example],
+    server_verifier: MakeVerifier,
+    tool_use: MakeUse,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    judge.reply = lambda number, body: "1" if number else "perhaps"
+    verifier = server_verifier(judge.url.replace("//", "//me:a%40token@"), tmp_path, retries=0)
+    use = tool_use(test_examples[0])
+    assert math.isnan(verifier.verdicts([use])[0]) and verifier.verdicts([use]) == [1.0]
+    assert judge.headers[0]["Authorization"] == f"Basic {base64.b64encode(b'me:a@token').decode()}"
+    assert judge.url in verifier.last_failure
+    assert not any(hidden in verifier.last_failure + caplog.text for hidden in ("a%40token", "a@token", "bWU6"))
+
+
+@pytest.mark.parametrize("key", ["sk-EXAMPLE-1\n", " sk-EXAMPLE-1\r\n"])
+def test_the_blanks_around_a_key_are_no_part_of_it(
+    judge: Any,
+    tmp_path: Path,
+    test_examples: list[Example],
+    server_verifier: MakeVerifier,
+    tool_use: MakeUse,
+    monkeypatch: pytest.MonkeyPatch,
+    key: str,
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    assert server_verifier(judge.url, tmp_path).verdicts([tool_use(test_examples[0])]) == [1.0]
+    assert judge.headers[0]["Authorization"] == "Bearer sk-EXAMPLE-1"
+
+
+def test_an_address_that_is_none_is_refused_without_its_token(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^http://\*\*\*@host:x/v1: it is no address") as error:
+        ServerVerifier(VerifierConfig(base_url="http://me:token@host:x/v1"), tmp_path)
+    assert "token" not in str(error.value)
 
 
 def test_a_refused_connection_is_no_verdict(

@@ -20,11 +20,10 @@ from iapo.data.prompts import answer_text, open_image, prompt_messages
 from iapo.data.store import read_examples
 from iapo.models.loading import save_model
 from iapo.rollout.encoding import EncodedPrompt, encode_examples, encode_prompt
-from iapo.rollout.environment import CALL_TOKEN
 from iapo.rollout.generation import generate_turn
 from iapo.rollout.two_turn import roll_out, tool_suffix_ids
 from iapo.tools.drawing import apply
-from iapo.tools.parsing import render_call
+from iapo.tools.parsing import CALL_TOKEN, render_call
 from iapo.types import Example, ToolCall
 
 Speak = Callable[[int, str, list[Tensor]], str | None]
@@ -273,6 +272,7 @@ def test_records_without_the_extra_answers(
 
 def test_plain_text_of_another_model_is_asked_once(bars: list[Example]) -> None:
     doc = {"example_id": "a", "figure": json.dumps({"figure_id": "f"}), "answer": "39", "metric": "relaxed"}
+    doc["test_set"] = "h_bar"
     record = process_results(doc, ["The bar ends at 39.\nFINAL ANSWER: 39"])["accuracy"]
     assert record["score"] == 1 and not record["called"]
     assert record["score_original"] is record["answer_original"] is record["score_off"] is record["answer_off"] is None

@@ -41,6 +41,8 @@ def names(rows: Sequence[Row]) -> list[str]:
         ("reward without accuracy", {}, {"reward": 0.8, OUTCOME: 0.44}, ["0.50 to 0.80", "0.50 to 0.44", "0.05"]),
         ("completions truncated", {}, {"completions/clipped_ratio": 0.21}, ["21 %", "max_truncated 0.2"]),
         ("verifier fails", {}, {"verifier/failures": 0.03, "verifier/asked": 50.0}, ["3 %", "0.02"]),
+        ("prompts not in the cache", {}, {"cache/missing": 0.25}, ["25 %", "same processor"]),
+        ("penalties not finite", {}, {"alignment/non_finite": 0.01}, ["1 %", "group's mean"]),
         ("groups all equal", {}, {"advantage/flat_groups": 0.81}, ["81 %", "max_flat_groups 0.8", "0.50"]),
     ],
 )
@@ -64,6 +66,7 @@ def test_each_fault_is_flagged_with_its_figures(
         pytest.param({}, {"completions/clipped_ratio": 0.19}, id="some are cut"),
         pytest.param({}, {"verifier/failures": 0.019, "verifier/asked": 50.0}, id="a reply lost"),
         pytest.param({}, {"verifier/failures": 0.0, "verifier/asked": 0.0}, id="nothing to verify"),
+        pytest.param({}, {"cache/missing": 0.0, "alignment/non_finite": 0.0}, id="every prompt cached and finite"),
         pytest.param({}, {"advantage/flat_groups": 0.79}, id="many flat groups"),
     ],
 )

@@ -25,12 +25,21 @@ def test_the_paper_s_run_is_planned_without_gpu_or_network() -> None:
     result = plan("--workflow-profile", "profiles/paper")
     assert result.returncode == 0, result.stderr
     counts = dict(line.split() for line in result.stdout.splitlines() if re.fullmatch(r"\w+ +\d+", line))
-    expected = {"download": 3, "cold_start": 2, "train_first_stage": 1, "train_teacher": 1, "tune_weight": 5}
+    expected = {
+        "download": 5,
+        "download_prompt": 1,
+        "evaluate_released": 2,
+        "cold_start": 2,
+        "train_first_stage": 1,
+        "train_teacher": 1,
+        "tune_weight": 5,
+    }
     assert expected.items() <= {name: int(count) for name, count in counts.items()}.items()
-    # Eight methods and three seeds, each trained and evaluated by a job of its own; four rows that no method trains.
+    # Eight methods and three seeds, each trained and evaluated by a job of its own; four rows that no method trains,
+    # and two of released weights.
     trained = sum(int(count) for name, count in counts.items() if name.startswith("train_policy_"))
     evaluated = sum(int(count) for name, count in counts.items() if name.startswith("evaluate_policy_"))
-    assert (trained, evaluated, int(counts["total"])) == (24, 28, 70)
+    assert (trained, evaluated, int(counts["total"])) == (24, 28, 75)
 
 
 def test_the_rehearsal_has_every_rule_of_the_paper_s_run() -> None:

@@ -18,9 +18,14 @@ from iapo.jobs.preflight import (
 from iapo.artifacts.code_digest import code_of, keep_facts
 from iapo.config.declared import declare
 from iapo.jobs.copied_results import restore_metadata
+from iapo.jobs.places import check_clone, quote_interpreter, use_writable_caches
 from iapo.types import TEST_SETS
 
+quote_interpreter()
+use_writable_caches(Path())
+
 try:
+    check_clone(Path())
     CONFIG = load_config(config)
     check_methods(CONFIG, METHODS)
     # Name in the table → its method and the configuration that it is trained with.
@@ -202,6 +207,16 @@ WANTED = {
 def fetched(repo: str) -> Path:
     """The file that says that a repository is here, whole and verified."""
     return Path(CONFIG.hub.downloads) / repo / "fetched.json"
+
+
+def prompt_file(sha256: str) -> Path:
+    """The downloaded text that released weights were trained to answer to."""
+    return Path(CONFIG.hub.downloads) / f"prompts/{sha256}.txt"
+
+
+def pixel_bounds(pretrained) -> dict[str, int]:
+    """Bounds on an image's area that a model was trained with, pixels."""
+    return {"min_pixels": pretrained.min_pixels, "max_pixels": pretrained.max_pixels}
 
 
 def kind_of(repo: str) -> str:

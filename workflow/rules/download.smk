@@ -17,3 +17,27 @@ if CONFIG.sources:
             files=lambda wildcards: WANTED[kind_of(wildcards.repo)],
         script:
             "../scripts/download.py"
+
+
+if CONFIG.released:
+
+    # Text → where it is.
+    PROMPTS = {
+        each.prompt.sha256: each.prompt.address for each in CONFIG.released.values()
+    }
+
+    rule download_prompt:
+        """What released weights were trained to answer to, by its digest."""
+        output:
+            prompt=prompt_file("{sha256}"),
+            record=prompt_file("{sha256}").with_suffix(".run.json"),
+        log:
+            logs("download/prompts/{sha256}"),
+        wildcard_constraints:
+            sha256="|".join(PROMPTS),
+        retries: 2
+        localrule: True
+        params:
+            address=lambda wildcards: PROMPTS[wildcards.sha256],
+        script:
+            "../scripts/download_prompt.py"

@@ -1,6 +1,9 @@
 # Policies that no method trains count as seed 0; the others are evaluated seed batch by seed batch.
+OFF_THE_SHELF = [
+    name for name in CONFIG.reference_policies if name not in CONFIG.released
+]
 EVALUATED = [
-    ("off_the_shelf", "|".join(CONFIG.reference_policies), [0]),
+    ("off_the_shelf", "|".join(OFF_THE_SHELF), [0]),
     *(
         ("_".join(map(str, batch)), "|".join(RESOLVED), batch)
         for batch in CONFIG.seed_batches
@@ -47,3 +50,37 @@ for name, methods, batch in EVALUATED:
             code=code("evaluate_policy", "benchmarks/tasks"),
         script:
             "../scripts/evaluate_policy.py"
+
+
+if CONFIG.released:
+
+    rule evaluate_released:
+        """Weights that others have published, as they were downloaded and under their own prompt."""
+        input:
+            manifest=RESULTS / "data/manifest.json",
+            source=lambda wildcards: fetched(
+                CONFIG.released[wildcards.method].model.source.repo
+            ),
+            prompt=lambda wildcards: prompt_file(
+                CONFIG.released[wildcards.method].prompt.sha256
+            ),
+        output:
+            records=RESULTS / "eval/{method}/seed0/records.parquet",
+            record=RESULTS / "eval/{method}/seed0/records.run.json",
+        log:
+            logs("evaluate/{method}/released"),
+        wildcard_constraints:
+            method="|".join(CONFIG.released),
+        conda:
+            "../envs/iapo.yaml"
+        threads: 1
+        resources:
+            gpu=gpus(),
+        params:
+            settings=declare(CONFIG, "device", "evaluation", "test_sets"),
+            pixels=lambda wildcards: pixel_bounds(
+                CONFIG.released[wildcards.method].model
+            ),
+            code=code("evaluate_released", "benchmarks/tasks"),
+        script:
+            "../scripts/evaluate_released.py"

@@ -2,6 +2,7 @@ TABLES = [
     "main",
     "differences",
     "image_help",
+    "scorers",
     "dynamics",
     "cost",
     "tuning",

@@ -30,7 +30,7 @@ with job(snakemake) as run:
     def api() -> Any:
         from benchmarks.api import ApiModel
 
-        return ApiModel(settings.api_model)
+        return ApiModel(settings.api_model, reply_tokens=settings.api_tokens)
 
     models = [Path(path) for path in snakemake.input.models] or [None]
     artefacts = zip(snakemake.output.records, snakemake.output.record, strict=True)

@@ -10,11 +10,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from iapo.artifacts import archives
 from iapo.data.ingest import KIND, NOUN
 from iapo.data.mini_world.world import RAW_FILES
 from iapo.data.records import IngestError, Record
@@ -105,9 +107,13 @@ def read_test_file(path: Path, test_set: str) -> Iterator[RawRecord]:
     """Yield the records of one test file: a JSON object keyed by id, in which a key may occur twice.
 
     Raises:
-        IngestError: for a file that is not JSON, or a record that is not an object.
+        IngestError: for a file that is not JSON in UTF-8, or a record that is not an object.
     """
-    for name, fields in _parsed(path, path.read_text(encoding="utf-8")).pairs:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise IngestError(f"{path}: found bytes that are not UTF-8 ({error}); download the file again") from None
+    for name, fields in _parsed(path, text).pairs:
         if not isinstance(fields, dict):
             raise IngestError(f"{path}, record {name!r}: found {type(fields).__name__}; expected an object")
         noun = NOUN[KIND[test_set]]
@@ -201,21 +207,15 @@ def _parsed(path: Path, text: str, line: int = 1) -> _Object:
 
 
 def open_zip(path: Path) -> zipfile.ZipFile:
-    """Open a zip archive, after checking that no member's path leads out of the folder it would be unpacked in.
+    """Open a zip archive, after checking that it is safe to read.
 
     Raises:
         IngestError: for a broken archive or an unsafe member.
     """
     try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise IngestError(f"{path}: not a whole zip ({error}); delete it and download it again") from None
-    for name in archive.namelist():
-        parts = PurePosixPath(name.replace("\\", "/")).parts
-        if "/" in parts or ".." in parts:
-            archive.close()
-            raise IngestError(f"{path}: found the member {name!r}, which leaves the folder; do not unpack this file")
-    return archive
+        return archives.open_zip(path)
+    except archives.ArchiveError as error:
+        raise IngestError(str(error)) from None
 
 
 def _is_clutter(parts: Sequence[str]) -> bool:
@@ -263,10 +263,20 @@ class Pictures:
         return [named[parts] for parts, count in agreement.items() if count == longest]
 
     def read(self, picture: Picture) -> bytes:
-        """Return the encoded image file."""
+        """Return the encoded image file.
+
+        Raises:
+            IngestError: for a damaged member of an archive.
+        """
         if picture.member is None:
             return picture.file.read_bytes()
-        return self._archives[picture.file].read(picture.member)
+        try:
+            return self._archives[picture.file].read(picture.member)
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise IngestError(
+                f"{picture.file}: member {picture.member!r} is damaged ({error}); delete the archive and download it "
+                "again"
+            ) from None
 
     def _add(self, parts: tuple[str, ...], picture: Picture) -> None:
         if parts[-1].lower().endswith(_SUFFIXES) and not _is_clutter(parts):

@@ -16,7 +16,8 @@ from iapo.config.schema import AttributionConfig
 from iapo.data.mini_world.hints import figure_labels, hint_of, with_hint
 from iapo.data.prompts import open_image, prompt_messages
 from iapo.models.interfaces import Processor, QwenVL
-from iapo.rewards.answers import extract, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
 from iapo.rollout.encoding import encode_examples, encode_prompt
 from iapo.rollout.generation import generate_turn, turn_text
 from iapo.rollout.turns import ToolTurn, turn_ids

@@ -32,7 +32,8 @@ from benchmarks.tasks.scoring import process_results
 from iapo.data.prompts import Message, open_image
 from iapo.data.store import ExampleRow, figure_to_json
 from iapo.models.interfaces import Processor
-from iapo.rewards.answers import extract, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
 from iapo.rewards.outcome import outcome_reward
 from iapo.rewards.tool_use import exact_match_reward, failed_call_penalty
 from iapo.rollout.generation import turn_text

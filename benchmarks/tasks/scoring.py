@@ -10,7 +10,9 @@ from PIL.Image import Image
 
 from iapo.data.prompts import ANSWER_PREFIX, Message, open_image, prompt_messages
 from iapo.data.store import ExampleRow, example_from_row
-from iapo.rewards.answers import extract, official_score, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
+from iapo.rewards.answers.official import official_score
 
 INSTRUCTION = (
     f'Close with a line that holds only "{ANSWER_PREFIX}" and the answer, as short as it can be: the number, the '

@@ -5,7 +5,8 @@ Pure functions in TRL's reward signature, which any ``GRPOTrainer`` can use.
 
 from typing import TYPE_CHECKING
 
-from iapo.rewards.answers import extract, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
 from iapo.rewards.outcome import outcome_reward
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from trl.data_utils import prepare_multimodal_messages
 
 from iapo.data.prompts import Message
 from iapo.models.interfaces import Processor, QwenVL
-from iapo.rewards.answers import extract, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
 from iapo.rewards.verifier import ToolUse
 from iapo.rollout.encoding import EncodedPrompt, encode_prompt
 from iapo.rollout.generation import generate_turn, turn_text

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from iapo.models.interfaces import Processor, QwenVL
-from iapo.rewards.answers import extract, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
 from iapo.rollout.two_turn import roll_out
 from iapo.types import Example
 

@@ -25,7 +25,8 @@ from iapo.data.refocus.layout import TEST_FOLDER, TRAINING
 from iapo.data.refocus.reader import INSTRUCTION, Ingested, read_refocus
 from iapo.data.splits import SPLITS
 from iapo.data.store import DataError, read_split, verify_manifest
-from iapo.rewards.answers import extract, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
 from iapo.tools.drawing import apply
 from iapo.types import TEST_SETS, Example, ToolCall
 

@@ -19,7 +19,8 @@ from iapo.cold_start.stages import collate
 from iapo.data.prompts import Message, answer_text, open_image, prompt_messages
 from iapo.data.selection import dataset_row
 from iapo.models.processor import SUPPRESSED_TOKENS
-from iapo.rewards.answers import extract, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
 from iapo.rewards.verifier import ToolUse, VerifierError, VerifierGuard
 from iapo.rewards.verifier_server import ServerVerifier
 from iapo.rewards.verifier_teacher import TeacherVerifier

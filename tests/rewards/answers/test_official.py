@@ -4,7 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from iapo.rewards.answers import extract, official_score, score
+from iapo.rewards.answers.extraction import extract
+from iapo.rewards.answers.matching import score
+from iapo.rewards.answers.official import official_score
 
 
 @pytest.mark.parametrize(

@@ -40,8 +40,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 table: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/table.csv
 
+# A process a core; each takes about 1.5 GB.
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4
 
 # A Slurm of one node on loopback, started and stopped by the tests; needs root and the packages slurm-wlm and munge.
 slurm_test: $(INSTALLED)

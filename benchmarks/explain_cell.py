@@ -24,6 +24,7 @@ from benchmarks.results import (
     run_record,
 )
 from benchmarks.tables.ablations import ablation_table
+from benchmarks.tables.contrasts import contrast_table
 from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import AVERAGE, REPORTED, difference_table, main_table
 from benchmarks.tables.scorers import scorer_table, sets_with_rule
@@ -204,6 +205,7 @@ def _tuning(results: Results) -> pd.DataFrame:
 
 _TABLES: dict[str, tuple[Callable[[Results], pd.DataFrame], Callable[[Results, Mapping[str, str]], RowSources]]] = {
     "main": (main_table, _of_main),
+    "contrasts": (contrast_table, _of_differences),
     "differences": (difference_table, _of_differences),
     "image_help": (image_help_table, _of_image_help),
     "scorers": (scorer_table, _of_scorers),

@@ -22,6 +22,8 @@ SCHEMA = pa.schema(
         ("test_set", pa.string()),
         ("example_id", pa.string()),
         ("figure_id", pa.string()),
+        # Items of one cluster are not independent: they ask for the same labels, or else for one figure.
+        ("cluster", pa.string()),
         # JSON list of the assistant's turns and the tools' replies.
         ("turns", pa.string()),
         # Canonical JSON of the first valid call; null without one.
@@ -54,6 +56,7 @@ class ItemRecord(TypedDict):
     test_set: str
     example_id: str
     figure_id: str
+    cluster: str
     turns: str
     call: str | None
     answer: str | None

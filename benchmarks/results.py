@@ -75,13 +75,13 @@ class Results:
         return self._cached((column, row, test_set), pivoted)
 
     def clusters(self, row: str, test_set: str) -> list[str]:
-        """Return the figure id of each item [N], in the order of :meth:`scores`: items of one figure form a cluster."""
+        """Return the cluster of each item [N], in the order of :meth:`scores`: its labels or its figure."""
 
-        def figures() -> list[str]:
-            items = self.of(row, test_set)[["example_id", "figure_id"]].drop_duplicates("example_id")
-            return list(items.sort_values("example_id")["figure_id"])
+        def named() -> list[str]:
+            items = self.of(row, test_set)[["example_id", "cluster"]].drop_duplicates("example_id")
+            return list(items.sort_values("example_id")["cluster"])
 
-        return self._cached(("figures", row, test_set), figures)
+        return self._cached(("clusters", row, test_set), named)
 
     def _cached(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         if key not in self._selections:

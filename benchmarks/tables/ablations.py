@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.results import Results
-from benchmarks.tables.main import difference, with_verdicts
+from benchmarks.tables.contrasts import difference
+from benchmarks.tables.main import with_verdicts
 
 Row = dict[str, object]
 
@@ -29,10 +30,13 @@ def ablation_table(results: Results) -> pd.DataFrame:
             row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p, "difference": found}
         rows.append(row | {"fault": fault})
     table = with_verdicts(pd.DataFrame(rows).assign(family="all"), "family", results)
-    return table.drop(columns=["family", "difference", "fault", "p_holm", "detectable"])
+    return table.drop(columns=["family", "pair", "difference", "fault", "p_adjusted", "detectable"])
 
 
-_NO_COMPARISON: Row = dict.fromkeys(("delta", "low", "high", "p"), np.nan) | {"difference": None, "fault": None}
+_NO_COMPARISON: Row = {
+    **dict.fromkeys(("delta", "low", "high", "p"), np.nan),
+    **dict.fromkeys(("pair", "difference", "fault")),
+}
 """Columns of a row without a comparison."""
 
 

@@ -7,17 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmarks.results import Results
-from benchmarks.stats import (
-    PairedDifference,
-    holm,
-    macro_average,
-    macro_paired_difference,
-    mcnemar,
-    verdict,
-    wilson,
-)
+from benchmarks.stats import PairedDifference, holm, macro_average, mcnemar, wilson
+from benchmarks.tables.contrasts import adjusted_p_values, difference, worded
 from iapo.training.monitors import flags
 from iapo.types import TEST_SETS
 
@@ -38,14 +32,15 @@ def main_table(results: Results) -> pd.DataFrame:
         Rates in [0, 1]. The interval of a cell is Wilson's over items, with the mean over seeds as the number of
         successes, since seeds share their items and are not independent trials. Differences are paired by item, and
         empty for the reference itself or if the reference was not run. ``verdict`` uses p-values corrected over the
-        methods of the same column (Holm). A cell that lacks items or seeds is empty, and its verdict gives the
-        reason. ``reported`` is the accuracy published for 3B and 7B models (``reported.csv``), ``reported_scorer`` what
-        it was scored by.
+        methods of the same column (Holm), but for what was declared beforehand (:mod:`benchmarks.tables.contrasts`).
+        A cell that lacks items or seeds is empty, and its verdict gives the reason. ``reported`` is the accuracy
+        published for 3B and 7B models (``reported.csv``), ``reported_scorer`` what it was scored by. ``by_seed`` has
+        every run's accuracy, ``collapsed`` the number of runs that ended below the policy they started from.
     """
     rows = [_row(results, name, *column) for name in results.rows for column in _columns(results)]
     table = pd.DataFrame(rows)
     table["profile"] = results.config.profile
-    table = with_verdicts(table, "test_set", results).drop(columns=["difference", "p", "fault"])
+    table = with_verdicts(table, "test_set", results).drop(columns=["pair", "difference", "p", "fault"])
     table = table.merge(published(), how="left", on=["method", "test_set"])
     warnings = method_flags(results)
     table["flags"] = [warnings.get(method, "") for method in table["method"]]
@@ -55,11 +50,12 @@ def main_table(results: Results) -> pd.DataFrame:
 def difference_table(results: Results) -> pd.DataFrame:
     """Compare every row with every method on the average over the test sets.
 
-    p-values are corrected over the rows that are compared with the same baseline (Holm).
+    p-values are corrected over the rows that are compared with the same baseline (Holm), but for what was declared
+    beforehand.
     """
     pairs = [(m, baseline) for baseline in results.config.methods for m in results.rows if m != baseline]
     table = with_verdicts(pd.DataFrame([_difference_row(results, *pair) for pair in pairs]), "baseline", results)
-    return table.drop(columns=["difference", "fault"])
+    return table.drop(columns=["pair", "difference", "fault"])
 
 
 def published() -> pd.DataFrame:
@@ -96,19 +92,6 @@ def method_flags(results: Results) -> dict[str, str]:
     }
 
 
-def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -> PairedDifference:
-    """Return the paired difference of two rows without faults on these test sets, over items and seeds."""
-    statistics = results.config.statistics
-    return macro_paired_difference(
-        {name: results.scores(row, name) for name in sets},
-        {name: results.scores(baseline, name) for name in sets},
-        clusters={name: results.clusters(row, name) for name in sets},
-        level=statistics.level,
-        seed=statistics.seed,
-        draws=statistics.bootstrap_draws,
-    )
-
-
 def _columns(results: Results) -> list[tuple[str, list[str]]]:
     """Name and test sets of each column that a row is computed on: each set alone, then all together."""
     return [*((name, [name]) for name in results.sets), (AVERAGE, results.sets)]
@@ -126,6 +109,8 @@ def _row(results: Results, name: str, column: str, sets: Sequence[str]) -> Row:
         **(dict.fromkeys(("accuracy", "ci_low", "ci_high"), np.nan) if fault else _accuracy(results, name, sets)),
         **dict.fromkeys((f"delta_vs_{reference}", "delta_low", "delta_high"), np.nan),
         **(dict.fromkeys(("tool_call_rate", "tool_success_rate"), np.nan) if fault else _tool_rates(here)),
+        **_runs(results, name, sets, fault),
+        "pair": (name, reference) if len(sets) > 1 else None,
         "difference": None,
         "p": np.nan,
         "fault": fault,
@@ -162,6 +147,22 @@ def _accuracy(results: Results, row: str, sets: Sequence[str]) -> Row:
     return {"accuracy": accuracy, "ci_low": low, "ci_high": high}
 
 
+def _runs(results: Results, name: str, sets: Sequence[str], fault: str | None) -> Row:
+    """Each run's accuracy, and how many of the runs ended below the policy that all of them started from."""
+    if fault:
+        return {"by_seed": "", "collapsed": np.nan}
+    runs = _run_means(results, name, sets)
+    start = results.config.start_policy
+    known = name in results.config.methods and start in results.rows and not results.fault(start, sets)
+    below = int((runs < _run_means(results, start, sets).mean()).sum()) if known else np.nan
+    return {"by_seed": " ".join(f"{run:.4f}" for run in runs), "collapsed": below}
+
+
+def _run_means(results: Results, name: str, sets: Sequence[str]) -> NDArray[np.float64]:
+    """Accuracy of each run [S], the unweighted mean over the test sets."""
+    return np.mean([results.scores(name, each).mean(1) for each in sets], axis=0)
+
+
 def _tool_rates(here: Mapping[str, pd.DataFrame]) -> Row:
     """Calls attempted per question, and executed per attempt; means over test sets, like the accuracy."""
     called = np.mean([rows["called"].mean() for rows in here.values()])
@@ -173,17 +174,23 @@ def with_verdicts(table: pd.DataFrame, family: str, results: Results) -> pd.Data
     """Add corrected p-values, smallest detectable differences and verdicts to a table of comparisons.
 
     Args:
-        table: a table with the columns ``difference`` (None where nothing was compared), ``p`` and ``fault``.
+        table: a table with the columns ``pair`` (method and baseline, None where nothing was compared on the average),
+            ``difference`` (None where nothing was compared), ``p`` and ``fault``.
         family: the column whose equal values mark rows that are corrected together.
-        results: source of the confidence level and the power.
+        results: source of the confidence level, the power and the comparisons declared beforehand.
 
     Returns:
-        The table with ``p_holm`` (Holm), ``detectable`` and ``verdict``. A detectable difference passes Holm's first
-        and strictest step.
+        The table with ``p_adjusted``, ``detectable`` and ``verdict``. What was declared beforehand is corrected for its
+        fixed sequence, everything else within its family (Holm); a detectable difference passes the strictest step.
     """
     statistics = results.config.statistics
-    by_family = table.groupby(family)["p"]
+    declared = adjusted_p_values(results)
+    is_declared = table["pair"].isin(list(declared))
+    explored = table["p"].mask(is_declared)
+    by_family = explored.groupby(table[family])
     adjusted, compared = by_family.transform(lambda p: holm(p.tolist())), by_family.transform("count")
+    adjusted = adjusted.where(~is_declared, table["pair"].map(declared))
+    compared = compared.where(~is_declared, 1)
     detectable, words = [], []
     for found, fault, p, count in zip(table["difference"], table["fault"], adjusted, compared, strict=True):
         known = isinstance(found, PairedDifference)
@@ -192,15 +199,15 @@ def with_verdicts(table: pd.DataFrame, family: str, results: Results) -> pd.Data
         if fault:
             words.append(f"{NOT_COMPUTED}{fault}")
         elif known:
-            words.append(verdict(found, p, level=statistics.level, power=statistics.power, comparisons=count))
+            words.append(worded(results, found, 1.0 if np.isnan(p) else p))
         else:
             words.append("")
-    return table.assign(p_holm=adjusted, detectable=detectable, verdict=words)
+    return table.assign(p_adjusted=adjusted, detectable=detectable, verdict=words)
 
 
 def _difference_row(results: Results, method: str, baseline: str) -> Row:
     fault = results.fault(method, results.sets) or results.fault(baseline, results.sets)
-    row: Row = {"method": method, "baseline": baseline}
+    row: Row = {"method": method, "baseline": baseline, "pair": (method, baseline)}
     names = ("delta", "low", "high", "p", "mcnemar_p")
     if fault:
         return row | dict.fromkeys(names, np.nan) | {"difference": None, "fault": fault}

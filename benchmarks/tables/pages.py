@@ -9,6 +9,7 @@ import pandas as pd
 
 from benchmarks.results import Results
 from benchmarks.tables.ablations import ablation_table
+from benchmarks.tables.contrasts import contrast_table
 from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import (
     AVERAGE,
@@ -58,6 +59,7 @@ def main_page(results: Results, teacher: TeacherVerdict | None) -> Table:
             "seeds": str(row["n_seeds"]),
             **{name: percent(by_cell[row["method"], name]) for name in results.sets},
             "average": interval(row["accuracy"], row["ci_low"], row["ci_high"]),
+            "runs": _runs_cell(row),
             f"difference to {reference}": interval(
                 row[f"delta_vs_{reference}"], row["delta_low"], row["delta_high"], signed=True
             ),
@@ -71,7 +73,8 @@ def main_page(results: Results, teacher: TeacherVerdict | None) -> Table:
     level = f"{config.statistics.level:.0%}"
     caption = (
         f"Profile `{config.profile}`: accuracy in percent on {max(row['n_items'] for row in averages)} questions, "
-        f"greedy decoding; average over the sets with its {level} interval over items and seeds. Difference: points "
+        f"greedy decoding; average over the sets with its {level} interval over items and seeds; each run's accuracy, "
+        "collapsed where it ended below the policy that it started from. Difference: points "
         f"against {reference}, paired by item; the verdict is by p-values corrected over the methods (Holm). "
         "*reported*: what was published about the 3B model, or on the splits named, for comparison by eye only; what "
         "each was scored by is in the table `reported`."
@@ -87,6 +90,13 @@ def main_page(results: Results, teacher: TeacherVerdict | None) -> Table:
         "test_set=h_bar accuracy`. A `.run.json` beside each file says how it was made.",
     ]
     return Table("main", frame, caption, pd.DataFrame(rows), notes)
+
+
+def _runs_cell(row: Mapping[Any, Any]) -> str:
+    """Return every run's accuracy, and how many collapsed if any did."""
+    runs = " ".join(percent(float(run), 0) for run in row["by_seed"].split())
+    collapsed = "" if pd.isna(row["collapsed"]) or not row["collapsed"] else f" ({row['collapsed']:.0f} collapsed)"
+    return (runs + collapsed) or NOTHING
 
 
 def _reported_cell(row: Mapping[Hashable, Any]) -> str:
@@ -125,6 +135,31 @@ def teacher_note(teacher: TeacherVerdict) -> str:
     return note
 
 
+def contrast_page(results: Results) -> Table:
+    """Return the comparisons that were declared beforehand, in their order."""
+    frame = contrast_table(results)
+    shown = pd.DataFrame(
+        {
+            "method": frame["method"],
+            "against": frame["baseline"],
+            "what for": frame["role"],
+            "difference": [interval(r["delta"], r["low"], r["high"], signed=True) for r in frame.to_dict("records")],
+            "p (in sequence)": [number(value, 4) for value in frame["p_sequence"]],
+            "could have found": [percent(value) for value in frame["detectable"]],
+            "verdict": [_first_words(value) for value in frame["verdict"]],
+        }
+    )
+    statistics = results.config.statistics
+    caption = (
+        f"Declared beforehand and tested in this order at {1 - statistics.level:.0%} each, each only if all before it "
+        "succeeded: differences of the average over the sets in points, over labels and seeds (Welch). Could have "
+        f"found: the smallest difference found with a chance of {statistics.power:.0%}. Equivalent: within "
+        f"±{100 * statistics.margin:g} points by two one-sided tests. If the oracle, which knows the right call, is "
+        "not found better, this world cannot tell what another reward gains."
+    )
+    return Table("contrasts", frame, caption, shown)
+
+
 def difference_page(results: Results) -> Table:
     """Return the table of every method against every baseline."""
     frame = difference_table(results)
@@ -134,7 +169,7 @@ def difference_page(results: Results) -> Table:
             "against": frame["baseline"],
             "difference": [interval(r["delta"], r["low"], r["high"], signed=True) for r in frame.to_dict("records")],
             "p": [number(value, 4) for value in frame["p"]],
-            "p (Holm)": [number(value, 4) for value in frame["p_holm"]],
+            "p (adjusted)": [number(value, 4) for value in frame["p_adjusted"]],
             "p (McNemar)": [number(value, 4) for value in frame["mcnemar_p"]],
             "could have found": [percent(value) for value in frame["detectable"]],
             "verdict": [_first_words(value) for value in frame["verdict"]],
@@ -142,9 +177,10 @@ def difference_page(results: Results) -> Table:
     )
     caption = (
         "Differences of the average over the sets in points, paired by item, over items and seeds; p-values corrected "
-        "over the methods compared with one baseline (Holm). Could have found: the smallest difference that this run "
-        f"would have found with a chance of {results.config.statistics.power:.0%}. McNemar: over items, by the "
-        "majority of the seeds; it speaks of these training runs only, not of others."
+        "over the methods compared with one baseline (Holm), or for the sequence declared beforehand. Could have "
+        "found: the smallest difference that this run would have found with a chance of "
+        f"{results.config.statistics.power:.0%}. McNemar: over items, by the majority of the seeds; it speaks of these "
+        "training runs only, not of others."
     )
     return Table("differences", frame, caption, shown)
 

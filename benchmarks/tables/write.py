@@ -33,6 +33,7 @@ def write_all(folder: Path, config: Config) -> str:
         table.name: table
         for table in (
             pages.main_page(results, teacher),
+            pages.contrast_page(results),
             pages.difference_page(results),
             pages.image_help_page(results),
             pages.scorers_page(results),

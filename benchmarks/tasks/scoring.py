@@ -57,9 +57,12 @@ def process_results(doc: ExampleRow, results: Sequence[str]) -> dict[str, dict[s
         ``accuracy`` → the item's record, whose ``score`` :func:`mean_score` averages.
     """
     response = _response(results[0])
+    figure_id = json.loads(doc["figure"])["figure_id"]
     record: dict[str, Any] = {
         "example_id": doc["example_id"],
-        "figure_id": json.loads(doc["figure"])["figure_id"],
+        "figure_id": figure_id,
+        # A policy that cannot find a label fails all questions about it, in every test set.
+        "cluster": " | ".join(sorted(doc["focus_labels"])) or figure_id,
         "turns": json.dumps(response.pop("turns"), ensure_ascii=False),
         "gold": doc["answer"],
     }

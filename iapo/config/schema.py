@@ -131,6 +131,13 @@ class StatisticsConfig:
     """Seed of the bootstrap."""
     reference_method: str = "vtool_r1"
     """The method that the differences are taken against."""
+    oracle: str = "exact_match"
+    """A method that knows the right call. It must be found better than ``reference_method``, or the run cannot tell."""
+    primary: tuple[tuple[str, str], ...] = (("iapo", "vtool_r1"), ("iapo", "iapo_shuffled"))
+    """Comparisons declared beforehand, method and baseline, tested in this order after the oracle's; one whose methods
+    are not in the run is left out."""
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
+    """Largest difference of the average accuracy that does not matter: two methods are equivalent within it."""
     power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
     """Chance at which the smallest difference that a run could have found is stated."""
 
@@ -238,6 +245,11 @@ class Config:
             *self.released,
             *(["api"] if self.evaluation.api_model else []),
         )
+
+    @property
+    def start_policy(self) -> str:
+        """The row of the policy that every method starts from."""
+        return "first_stage" if self.student.first_stage else "untrained"
 
     @property
     def trained_runs(self) -> list[tuple[str, int]]:

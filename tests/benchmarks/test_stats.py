@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from benchmarks.stats import holm, macro_average, mcnemar, paired_difference, verdict, wilson
+from benchmarks.stats import fixed_sequence, holm, macro_average, mcnemar, paired_difference, verdict, wilson
 
 
 def test_wilson_known_values() -> None:
@@ -96,13 +96,22 @@ def test_power_and_the_detectable_difference_agree() -> None:
     assert found.detectable(0.9) > found.detectable(0.8) > 0
 
 
+def test_a_sequence_ends_at_its_first_failure() -> None:
+    assert fixed_sequence([0.01, 0.04, 0.02]) == [0.01, 0.04, 0.04]
+    assert fixed_sequence([0.2, 0.001]) == [0.2, 0.2] and fixed_sequence([]) == []
+    assert np.isnan(fixed_sequence([0.01, float("nan"), 0.001])[1:]).all()
+    with pytest.raises(ValueError, match=r"-0\.1"):
+        fixed_sequence([-0.1])
+
+
 def test_verdicts() -> None:
     rng = np.random.default_rng(5)
     b = rng.integers(0, 2, (3, 400)).astype(float)
     better = paired_difference(np.ones((3, 400)), b)
-    assert verdict(better, better.p) == "better"
-    assert verdict(paired_difference(b, np.ones((3, 400))), 0.001) == "worse"
+    tests = {"level": 0.95, "margin": 0.03}
+    assert verdict(better, better.p, **tests) == "better"
+    assert verdict(paired_difference(b, np.ones((3, 400))), 0.001, **tests) == "worse"
     # Corrected for being one of many, the same difference may claim nothing.
-    assert verdict(better, 0.2).startswith("no difference found (could have found ≥ ")
+    assert verdict(better, 0.2, **tests).startswith("inconclusive (±")
     same = paired_difference(b, b)
-    assert same.delta == 0 and verdict(same, same.p).startswith("no difference found")
+    assert same.delta == 0 and verdict(same, same.p, **tests) == "equivalent (within ±3 points)"

@@ -77,6 +77,7 @@ def record(method: str, item: str) -> ItemRecord:
     values: dict[str, Any] = dict.fromkeys(ItemRecord.__annotations__)
     values |= {"method": method, "seed": 0, "test_set": "h_bar", "example_id": item, "figure_id": item, "turns": "[]"}
     values |= {
+        "cluster": item,
         "gold": "1",
         "score": float(item == "a"),
         "score_off": 0.0,

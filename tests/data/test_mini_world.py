@@ -102,6 +102,7 @@ def test_every_gold_answer_scores_one_and_a_wrong_one_nothing(test_examples: lis
             "answer": example.answer,
             "metric": example.metric,
             "test_set": example.test_set,
+            "focus_labels": list(example.focus_labels),
         }
         assert process_results(doc, [spoken_answer(example)])["accuracy"]["score"] == 1
         assert process_results(doc, ["FINAL ANSWER: 7"])["accuracy"]["score"] == 0

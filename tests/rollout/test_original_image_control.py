@@ -271,8 +271,13 @@ def test_records_without_the_extra_answers(
 
 
 def test_plain_text_of_another_model_is_asked_once(bars: list[Example]) -> None:
-    doc = {"example_id": "a", "figure": json.dumps({"figure_id": "f"}), "answer": "39", "metric": "relaxed"}
-    doc["test_set"] = "h_bar"
+    doc: dict[str, Any] = {
+        "example_id": "a",
+        "figure": json.dumps({"figure_id": "f"}),
+        "answer": "39",
+        "metric": "relaxed",
+    }
+    doc |= {"test_set": "h_bar", "focus_labels": ["Oslo"]}
     record = process_results(doc, ["The bar ends at 39.\nFINAL ANSWER: 39"])["accuracy"]
     assert record["score"] == 1 and not record["called"]
     assert record["score_original"] is record["answer_original"] is record["score_off"] is record["answer_off"] is None

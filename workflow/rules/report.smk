@@ -1,5 +1,6 @@
 TABLES = [
     "main",
+    "contrasts",
     "differences",
     "image_help",
     "scorers",
@@ -22,6 +23,7 @@ TABLE_SETTINGS = [
     "evaluation.image_help",
     "evaluation.api_model",
     "student.first_stage",
+    "released",
 ]
 
 

@@ -1,0 +1,64 @@
+"""Intervals and tests of proportions over items."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest, norm
+
+from benchmarks.stats.paired import paired_scores
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Numbers of items that only one of two methods answers correctly, and the exact two-sided p-value."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+def wilson(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval for a proportion.
+
+    Args:
+        k: number of successes; may be fractional, such as a mean over seeds.
+        n: number of trials.
+        level: confidence level.
+
+    Raises:
+        ValueError: unless 0 ≤ k ≤ n and n > 0.
+    """
+    if n <= 0 or not 0 <= k <= n:
+        raise ValueError(f"found k={k}, n={n}; expected 0 <= k <= n and n > 0")
+    z = float(norm.ppf((1 + level) / 2))
+    p = k / n
+    scale = 1 + z * z / n
+    centre = (p + z * z / (2 * n)) / scale
+    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    low = 0.0 if k == 0 else max(0.0, centre - half)
+    high = 1.0 if k == n else min(1.0, centre + half)
+    return low, high
+
+
+def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:
+    """Run McNemar's exact test over items.
+
+    Seeds are not independent trials: an item counts as correct if the majority of its seeds is, and an item tied in
+    either method is ignored. The variation between training runs enters :func:`paired_difference` alone.
+
+    Args:
+        a: scores [S, N].
+        b: scores [S', N] of the same items.
+
+    Raises:
+        ValueError: for different numbers of items or missing scores.
+    """
+    first, second = paired_scores(a, b)
+    right_a, right_b = first.mean(0), second.mean(0)
+    only_a = int(((right_a > 0.5) & (right_b < 0.5)).sum())
+    only_b = int(((right_a < 0.5) & (right_b > 0.5)).sum())
+    p = float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    return McNemar(only_a, only_b, p)

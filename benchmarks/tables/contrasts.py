@@ -1,0 +1,100 @@
+"""The comparisons declared beforehand, in their order: the check of sensitivity first, then the primary contrasts.
+
+A world in which even an oracle of the right call is not found better cannot show that another reward gains nothing. So
+the oracle comes first, and where it fails, a verdict that would find nothing says that this world cannot tell. Each
+comparison is tested at the full level, and only if all before it succeeded; all others are exploratory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.results import Results
+from benchmarks.stats import CANNOT_TELL, PairedDifference, fixed_sequence, macro_paired_difference, verdict
+from iapo.config.schema import Config
+
+Pair = tuple[str, str]
+"""A method and what it is compared with."""
+
+SENSITIVITY, PRIMARY = "check of sensitivity", "primary"
+
+
+def declared_contrasts(config: Config) -> list[Pair]:
+    """Return the declared comparisons whose methods are both in the run, in their order."""
+    statistics = config.statistics
+    pairs = [(statistics.oracle, statistics.reference_method), *statistics.primary]
+    return [pair for pair in pairs if set(pair) <= set(config.methods) and pair[0] != pair[1]]
+
+
+def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -> PairedDifference:
+    """Return the paired difference of two rows without faults on these test sets, over items and seeds."""
+    statistics = results.config.statistics
+    return macro_paired_difference(
+        {name: results.scores(row, name) for name in sets},
+        {name: results.scores(baseline, name) for name in sets},
+        clusters={name: results.clusters(row, name) for name in sets},
+        level=statistics.level,
+        seed=statistics.seed,
+        draws=statistics.bootstrap_draws,
+    )
+
+
+def adjusted_p_values(results: Results) -> dict[Pair, float]:
+    """Return the p-values of the declared comparisons on the average over the sets, adjusted for their sequence."""
+    pairs = declared_contrasts(results.config)
+    found = {pair: _found(results, pair) for pair in pairs}
+    p_values = [np.nan if each is None else each.p for each in found.values()]
+    return dict(zip(pairs, fixed_sequence(p_values), strict=True))
+
+
+def is_sensitive(results: Results) -> bool | None:
+    """Whether the oracle was found better than the reference method; None where the two were not compared."""
+    statistics = results.config.statistics
+    pair = (statistics.oracle, statistics.reference_method)
+    found = _found(results, pair) if pair in declared_contrasts(results.config) else None
+    return None if found is None else found.p < 1 - statistics.level and found.delta > 0
+
+
+def worded(results: Results, found: PairedDifference, p: float) -> str:
+    """Return the verdict on a comparison, which a run without sensitivity cannot give."""
+    statistics = results.config.statistics
+    words = verdict(found, p, level=statistics.level, margin=statistics.margin)
+    if words in ("better", "worse") or is_sensitive(results) is not False:
+        return words
+    return CANNOT_TELL
+
+
+def contrast_table(results: Results) -> pd.DataFrame:
+    """Compare what was declared beforehand, on the average over the sets, in a fixed sequence.
+
+    Returns:
+        One row per comparison: ``delta`` in [-1, 1] with its interval, ``p`` and ``p_sequence`` (the largest so far),
+        ``detectable`` at the configured power, ``verdict``. nan and the reason where records are missing.
+    """
+    statistics = results.config.statistics
+    rows = []
+    for pair, p in adjusted_p_values(results).items():
+        found = _found(results, pair)
+        role = SENSITIVITY if pair == (statistics.oracle, statistics.reference_method) else PRIMARY
+        row: dict[str, object] = {"method": pair[0], "baseline": pair[1], "role": role}
+        if found is None:
+            fault = results.fault(pair[0], results.sets) or results.fault(pair[1], results.sets)
+            row |= dict.fromkeys(("delta", "low", "high", "p", "p_sequence", "detectable"), np.nan)
+            row |= {"verdict": f"not computed: {fault}"}
+        else:
+            row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p, "p_sequence": p}
+            row |= {"detectable": found.detectable(statistics.power, statistics.level)}
+            row |= {"verdict": worded(results, found, 1.0 if np.isnan(p) else p)}
+        rows.append(row)
+    columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _found(results: Results, pair: Pair) -> PairedDifference | None:
+    known = set(results.records["method"])
+    if any(name not in known or results.fault(name, results.sets) for name in pair):
+        return None
+    return difference(results, *pair, results.sets)

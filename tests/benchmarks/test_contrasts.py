@@ -1,0 +1,100 @@
+"""What was declared beforehand: the oracle first, and no verdict of "nothing found" where it fails."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.records import ItemRecord, write_records
+from benchmarks.results import Results, load_results
+from benchmarks.stats import CANNOT_TELL
+from benchmarks.tables.contrasts import contrast_table, declared_contrasts, is_sensitive
+from benchmarks.tables.main import AVERAGE, main_table
+from benchmarks.tables.pages import contrast_page, main_page
+from iapo.config.schema import Config
+
+METHODS = ("vtool_r1", "exact_match", "iapo", "iapo_shuffled")
+CONFIG = Config(profile="mini", methods=METHODS, seeds=(0, 1, 2, 3), test_sets=("h_bar", "v_bar"))
+LABELS, ITEMS = 60, 120
+
+Made = Callable[[Mapping[str, float]], Results]
+
+
+def record(method: str, seed: int, test_set: str, item: int, right: bool) -> ItemRecord:
+    values: dict[str, Any] = dict.fromkeys(ItemRecord.__annotations__)
+    values |= {"method": method, "seed": seed, "test_set": test_set, "example_id": f"{item:03d}"}
+    values |= {"figure_id": str(item), "cluster": str(item % LABELS), "turns": "[]", "gold": "1"}
+    values |= {"score": float(right), "score_off": 0.0, "called": True, "call_ok": True, "truncated": False}
+    return ItemRecord(**values)  # type: ignore[typeddict-item]
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Made:
+    """Results of a run whose methods are right with the probabilities given; the others with .5."""
+
+    def make(accuracies: Mapping[str, float]) -> Results:
+        for method, seed in CONFIG.evaluated_runs:
+            rng = np.random.default_rng([seed, *method.encode()])
+            right = rng.random((len(CONFIG.test_sets), ITEMS)) < accuracies.get(method, 0.5)
+            rows = [
+                record(method, seed, name, item, bool(right[i, item]))
+                for i, name in enumerate(CONFIG.test_sets)
+                for item in range(ITEMS)
+            ]
+            write_records(tmp_path / f"eval/{method}/seed{seed}/records.parquet", rows)
+        return load_results(tmp_path, CONFIG)
+
+    return make
+
+
+def test_only_what_is_in_the_run_is_declared() -> None:
+    assert declared_contrasts(CONFIG) == [("exact_match", "vtool_r1"), ("iapo", "vtool_r1"), ("iapo", "iapo_shuffled")]
+    assert declared_contrasts(replace(CONFIG, methods=("vtool_r1", "iapo"))) == [("iapo", "vtool_r1")]
+
+
+def test_a_world_with_room_gives_verdicts(made: Made) -> None:
+    results = made({"exact_match": 0.8, "iapo": 0.7})
+    assert is_sensitive(results)
+    table = contrast_table(results)
+    assert table["verdict"].tolist() == ["better"] * 3
+    assert table["p_sequence"].is_monotonic_increasing and (table["p_sequence"] >= table["p"]).all()
+
+
+def test_a_world_without_room_cannot_tell(made: Made) -> None:
+    results = made({})
+    assert is_sensitive(results) is False
+    assert set(contrast_table(results)["verdict"]) == {CANNOT_TELL}
+    averages = main_table(results).query(f"test_set == '{AVERAGE}'").set_index("method")["verdict"]
+    assert averages["iapo"] == averages["exact_match"] == CANNOT_TELL
+    assert set(contrast_page(results).shown["verdict"]) == {CANNOT_TELL}
+
+
+def test_a_difference_that_is_found_is_found_in_any_world(made: Made) -> None:
+    averages = main_table(made({"iapo_shuffled": 0.2})).query(f"test_set == '{AVERAGE}'").set_index("method")["verdict"]
+    assert averages["iapo_shuffled"] == "worse" and averages["iapo"] == CANNOT_TELL
+
+
+def test_an_oracle_that_is_worse_does_not_show_sensitivity(made: Made) -> None:
+    assert is_sensitive(made({"exact_match": 0.2})) is False
+
+
+def test_nothing_is_claimed_behind_the_first_failure(made: Made) -> None:
+    table = contrast_table(made({"exact_match": 0.8, "iapo_shuffled": 0.2})).set_index(["method", "baseline"])
+    last = table.loc[("iapo", "iapo_shuffled")]
+    assert last["p"] < 0.001 and last["verdict"] not in ("better", "worse")
+
+
+def test_a_run_without_an_oracle_says_what_it_found(made: Made) -> None:
+    results = made({})
+    results = replace(results, config=replace(CONFIG, methods=("vtool_r1", "iapo", "iapo_shuffled")))
+    assert is_sensitive(results) is None
+    assert set(contrast_table(results)["verdict"].str.split(" ").str[0]) <= {"equivalent", "inconclusive"}
+
+
+def test_every_run_is_shown_and_a_collapsed_one_counted(made: Made) -> None:
+    cells = main_page(made({"untrained": 0.4, "iapo": 0.1}), None).shown.set_index("method")["runs"]
+    assert cells["iapo"].endswith("(4 collapsed)") and len(cells["iapo"].split()) == 6
+    assert len(cells["vtool_r1"].split()) == 4 and len(cells["untrained"].split()) == 1

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.records import RecordsError, read_run
-from benchmarks.stats import Scores
+from benchmarks.stats.paired import Scores
 from iapo.config.schema import Config, load_config
 from iapo.types import TEST_SETS
 
@@ -44,7 +44,7 @@ class Results:
     faults: dict[tuple[str, str], str]
     """(method, test set) → reason why the cell cannot be computed."""
     _selections: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
-    """Selections made before: every comparison needs the same few."""
+    """What :meth:`cached` keeps."""
 
     @property
     def rows(self) -> list[str]:
@@ -63,7 +63,7 @@ class Results:
 
     def of(self, row: str, test_set: str) -> pd.DataFrame:
         """Return the records of a table row on one test set; ``score`` is the one without tools for a row named so."""
-        return self._cached(("of", row, test_set), lambda: self._select(row, test_set))
+        return self.cached(("of", row, test_set), lambda: self._select(row, test_set))
 
     def scores(self, row: str, test_set: str, column: str = "score") -> Scores:
         """Return the scores [S, N] of a row without faults on this test set, items sorted by id."""
@@ -72,7 +72,7 @@ class Results:
             rows = self.of(row, test_set)
             return rows.pivot(index="seed", columns="example_id", values=column).to_numpy(np.float64)
 
-        return self._cached((column, row, test_set), pivoted)
+        return self.cached((column, row, test_set), pivoted)
 
     def clusters(self, row: str, test_set: str) -> list[str]:
         """Return the cluster of each item [N], in the order of :meth:`scores`: its labels or its figure."""
@@ -81,9 +81,10 @@ class Results:
             items = self.of(row, test_set)[["example_id", "cluster"]].drop_duplicates("example_id")
             return list(items.sort_values("example_id")["cluster"])
 
-        return self._cached(("clusters", row, test_set), named)
+        return self.cached(("clusters", row, test_set), named)
 
-    def _cached(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+    def cached(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
+        """Return what was made for a key before, or make it: every table needs the same few selections."""
         if key not in self._selections:
             self._selections[key] = make()
         return self._selections[key]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.stats import paired_difference
+from benchmarks.stats.paired import paired_difference
 from iapo.alignment.informativeness import auc_of, correlation
 from iapo.config.schema import Config
 

@@ -13,7 +13,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.results import Results
-from benchmarks.stats import CANNOT_TELL, PairedDifference, fixed_sequence, macro_paired_difference, verdict
+from benchmarks.stats.multiplicity import fixed_sequence
+from benchmarks.stats.paired import PairedDifference, macro_paired_difference
+from benchmarks.stats.verdicts import CANNOT_TELL, verdict
 from iapo.config.schema import Config
 
 Pair = tuple[str, str]
@@ -32,13 +34,16 @@ def declared_contrasts(config: Config) -> list[Pair]:
 def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -> PairedDifference:
     """Return the paired difference of two rows without faults on these test sets, over items and seeds."""
     statistics = results.config.statistics
-    return macro_paired_difference(
-        {name: results.scores(row, name) for name in sets},
-        {name: results.scores(baseline, name) for name in sets},
-        clusters={name: results.clusters(row, name) for name in sets},
-        level=statistics.level,
-        seed=statistics.seed,
-        draws=statistics.bootstrap_draws,
+    return results.cached(
+        ("difference", row, baseline, *sets),
+        lambda: macro_paired_difference(
+            {name: results.scores(row, name) for name in sets},
+            {name: results.scores(baseline, name) for name in sets},
+            clusters={name: results.clusters(row, name) for name in sets},
+            level=statistics.level,
+            seed=statistics.seed,
+            draws=statistics.bootstrap_draws,
+        ),
     )
 
 

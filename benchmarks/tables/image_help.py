@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.results import Results
-from benchmarks.stats import macro_paired_difference
+from benchmarks.stats.paired import macro_paired_difference
 
 Row = dict[str, object]
 

@@ -10,7 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.results import Results
-from benchmarks.stats import PairedDifference, holm, macro_average, mcnemar, wilson
+from benchmarks.stats.multiplicity import holm
+from benchmarks.stats.paired import PairedDifference, macro_average
+from benchmarks.stats.proportions import mcnemar, wilson
 from benchmarks.tables.contrasts import adjusted_p_values, difference, worded
 from iapo.training.monitors import flags
 from iapo.types import TEST_SETS

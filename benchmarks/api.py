@@ -148,12 +148,7 @@ class _Completions:
 
     def _unusable(self, reply: ChatReply) -> ReplyError:
         limit = f"{self.reply_tokens} tokens; raise evaluation.api_tokens"
-        match reply.fault:
-            case "thinking":
-                return ReplyError("thinking", f"a reply that was all thinking, within {limit}")
-            case "cut_off":
-                return ReplyError("cut_off", f"a reply cut off before its first word, at {limit}")
-        return ReplyError("no_completion", "an empty reply")
+        return reply.limit_error(limit, "first word") or ReplyError("no_completion", "an empty reply")
 
 
 _GUESSED = ("max_tokens", "max_completion_tokens", "response_format")

@@ -286,7 +286,7 @@ def _seed_part(pairs: Mapping[str, tuple[Scores, Scores]], items: _ItemPart) -> 
     """Seed component of the variance, without and with the interaction with items; its degrees of freedom (Welch).
 
     A squared variance of n runs is (n + 1)/(n − 1) times too large on average; dividing by n + 1 in place of n − 1, and
-    taking 2 off the sum, corrects for it (Welch 1947). Without, three runs a method claim in 2.5 % what should be 5 %.
+    taking 2 off the sum, corrects for it (Welch 1947). Without, few runs a method claim differences too rarely.
     """
     variance, noisy, squares = 0.0, 0.0, 0.0
     for side in (0, 1):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from benchmarks.stats.paired import PairedDifference
 
+NOT_COMPUTED = "not computed: "
+"""Beginning of the verdict on a comparison that lacks records."""
+
 CANNOT_TELL = "this world cannot tell"
 """Verdict where even an oracle is not found better: that nothing was found then says nothing."""
 

@@ -15,7 +15,7 @@ import pandas as pd
 from benchmarks.results import Results
 from benchmarks.stats.multiplicity import fixed_sequence
 from benchmarks.stats.paired import PairedDifference, macro_paired_difference
-from benchmarks.stats.verdicts import CANNOT_TELL, verdict
+from benchmarks.stats.verdicts import CANNOT_TELL, NOT_COMPUTED, verdict
 from iapo.config.schema import Config
 
 Pair = tuple[str, str]
@@ -26,9 +26,12 @@ SENSITIVITY, PRIMARY = "check of sensitivity", "primary"
 
 def declared_contrasts(config: Config) -> list[Pair]:
     """Return the declared comparisons whose methods are both in the run, in their order."""
-    statistics = config.statistics
-    pairs = [(statistics.oracle, statistics.reference_method), *statistics.primary]
+    pairs = [_sensitivity(config), *config.statistics.primary]
     return [pair for pair in pairs if set(pair) <= set(config.methods) and pair[0] != pair[1]]
+
+
+def _sensitivity(config: Config) -> Pair:
+    return config.statistics.oracle, config.statistics.reference_method
 
 
 def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -> PairedDifference:
@@ -57,16 +60,21 @@ def adjusted_p_values(results: Results) -> dict[Pair, float]:
 
 def is_sensitive(results: Results) -> bool | None:
     """Whether the oracle was found better than the reference method; None where the two were not compared."""
-    statistics = results.config.statistics
-    pair = (statistics.oracle, statistics.reference_method)
+    pair = _sensitivity(results.config)
     found = _found(results, pair) if pair in declared_contrasts(results.config) else None
-    return None if found is None else found.p < 1 - statistics.level and found.delta > 0
+    return None if found is None else found.p < 1 - results.config.statistics.level and found.delta > 0
 
 
 def worded(results: Results, found: PairedDifference, p: float) -> str:
-    """Return the verdict on a comparison, which a run without sensitivity cannot give."""
+    """Return the verdict on a comparison, which a run without sensitivity cannot give.
+
+    Args:
+        results: of the run.
+        found: the comparison.
+        p: its adjusted p-value; nan where a comparison before it in the sequence could not be made, so claims nothing.
+    """
     statistics = results.config.statistics
-    words = verdict(found, p, level=statistics.level, margin=statistics.margin)
+    words = verdict(found, 1.0 if np.isnan(p) else p, level=statistics.level, margin=statistics.margin)
     if words in ("better", "worse") or is_sensitive(results) is not False:
         return words
     return CANNOT_TELL
@@ -83,16 +91,16 @@ def contrast_table(results: Results) -> pd.DataFrame:
     rows = []
     for pair, p in adjusted_p_values(results).items():
         found = _found(results, pair)
-        role = SENSITIVITY if pair == (statistics.oracle, statistics.reference_method) else PRIMARY
+        role = SENSITIVITY if pair == _sensitivity(results.config) else PRIMARY
         row: dict[str, object] = {"method": pair[0], "baseline": pair[1], "role": role}
         if found is None:
             fault = results.fault(pair[0], results.sets) or results.fault(pair[1], results.sets)
             row |= dict.fromkeys(("delta", "low", "high", "p", "p_sequence", "detectable"), np.nan)
-            row |= {"verdict": f"not computed: {fault}"}
+            row |= {"verdict": f"{NOT_COMPUTED}{fault}"}
         else:
             row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p, "p_sequence": p}
             row |= {"detectable": found.detectable(statistics.power, statistics.level)}
-            row |= {"verdict": worded(results, found, 1.0 if np.isnan(p) else p)}
+            row |= {"verdict": worded(results, found, p)}
         rows.append(row)
     columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable", "verdict"]
     return pd.DataFrame(rows, columns=columns)

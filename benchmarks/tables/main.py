@@ -13,14 +13,13 @@ from benchmarks.results import Results
 from benchmarks.stats.multiplicity import holm
 from benchmarks.stats.paired import PairedDifference, macro_average
 from benchmarks.stats.proportions import mcnemar, wilson
+from benchmarks.stats.verdicts import NOT_COMPUTED
 from benchmarks.tables.contrasts import adjusted_p_values, difference, worded
 from iapo.training.monitors import flags
 from iapo.types import TEST_SETS
 
 AVERAGE = "average"
 """Name of the average over the test sets, in the column of test sets."""
-NOT_COMPUTED = "not computed: "
-"""Beginning of the verdict of a cell that lacks records."""
 REPORTED = Path(__file__).parent.parent / "reported.csv"
 """Accuracies reported by others, with sources."""
 
@@ -201,7 +200,7 @@ def with_verdicts(table: pd.DataFrame, family: str, results: Results) -> pd.Data
         if fault:
             words.append(f"{NOT_COMPUTED}{fault}")
         elif known:
-            words.append(worded(results, found, 1.0 if np.isnan(p) else p))
+            words.append(worded(results, found, p))
         else:
             words.append("")
     return table.assign(p_adjusted=adjusted, detectable=detectable, verdict=words)

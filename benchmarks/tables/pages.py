@@ -8,12 +8,12 @@ from typing import Any, TypedDict
 import pandas as pd
 
 from benchmarks.results import Results
+from benchmarks.stats.verdicts import NOT_COMPUTED
 from benchmarks.tables.ablations import ablation_table
 from benchmarks.tables.contrasts import contrast_table
 from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import (
     AVERAGE,
-    NOT_COMPUTED,
     REPORTED,
     difference_table,
     main_table,

@@ -90,12 +90,16 @@ class ChatReply:
             return after
         return "" if after.lstrip().startswith(_THINK_START) else after
 
-    @property
-    def fault(self) -> Cause | None:
-        """Why an unusable answer is so: spent on thinking, or cut off; None for neither."""
+    def limit_error(self, limit: str, wanted: str) -> ReplyError | None:
+        """Return the error of an answer that the limit of tokens made unusable; None where it did not.
+
+        Args:
+            limit: the limit, and the setting that raises it.
+            wanted: what a reply that was cut off lacks.
+        """
         if not self.answer.strip() and (self.has_reasoning or _THINK_START in self.text):
-            return "thinking"
-        return "cut_off" if self.is_cut_off else None
+            return ReplyError("thinking", f"a reply that was all thinking, within {limit}")
+        return ReplyError("cut_off", f"a reply cut off before its {wanted}, at {limit}") if self.is_cut_off else None
 
 
 class ChatClient:

@@ -147,12 +147,8 @@ class ServerVerifier:
     def _unusable(self, reply: ChatReply) -> ReplyError:
         quoted = repr(one_line(reply.answer, self._key, length=MAX_QUOTED))
         limit = f"{self._config.reply_tokens} tokens; raise verifier.reply_tokens"
-        match reply.fault:
-            case "thinking":
-                return ReplyError("thinking", f"a reply that was all thinking, within {limit}")
-            case "cut_off":
-                return ReplyError("cut_off", f"a reply cut off before its verdict, {quoted}, at {limit}")
-        return ReplyError("no_verdict", f"a reply that does not begin with 1 or 0: {quoted}")
+        neither = ReplyError("no_verdict", f"a reply that does not begin with 1 or 0: {quoted}")
+        return reply.limit_error(limit, f"verdict, {quoted}") or neither
 
     def _write_reply(self, request: _Request, reply: ChatReply) -> None:
         record = {"model": self._config.model, "prompt": request.prompt, "reply": redacted(reply.answer, self._key)}

@@ -13,7 +13,7 @@ the table tools that the prompt describes, and sub-figures, which VTool-R1 was n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from PIL import Image
 
@@ -22,7 +22,7 @@ from iapo.models.interfaces import Processor, QwenVL
 from iapo.rollout.encoding import EncodedPrompt
 from iapo.rollout.generation import generate_turn, generate_where, turn_text
 from iapo.rollout.original_image_control import answer_with_original, answer_without_tools
-from iapo.rollout.two_turn import Rollout
+from iapo.rollout.two_turn import Rollout, with_control_answers
 from iapo.tools.drawing import apply
 from iapo.tools.legacy_calls import BLOCK_OPENING, for_figure, parse_legacy_turn
 from iapo.types import Example, Family, ToolCall
@@ -134,12 +134,11 @@ def roll_out_legacy(
     rollouts = [_collect(processor, turn, first_ids[i], second_ids.get(i)) for i, turn in enumerate(first)]
     if not image_help:
         return rollouts
-    original = answer_with_original(model, processor, prompts, continued, turn_tokens)
-    off = answer_without_tools(model, processor, examples, images, turn_tokens)
-    return [
-        replace(rollout, text_original=original.get(i, rollout.texts[-1]), text_off=off[i])
-        for i, rollout in enumerate(rollouts)
-    ]
+    return with_control_answers(
+        rollouts,
+        answer_with_original(model, processor, prompts, continued, turn_tokens),
+        answer_without_tools(model, processor, examples, images, turn_tokens),
+    )
 
 
 def _first_text(text: str, example: Example) -> str:

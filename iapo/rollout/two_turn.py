@@ -10,7 +10,7 @@ On request, two control answers per question show whether the edited image helpe
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -103,8 +103,22 @@ def roll_out(
     ]
     if not image_help:
         return rollouts
-    original = answer_with_original(model, processor, prompts, continued, turn_tokens)
-    off = answer_without_tools(model, processor, examples, images, turn_tokens)
+    return with_control_answers(
+        rollouts,
+        answer_with_original(model, processor, prompts, continued, turn_tokens),
+        answer_without_tools(model, processor, examples, images, turn_tokens),
+    )
+
+
+def with_control_answers(rollouts: Sequence[Rollout], original: Mapping[int, str], off: Sequence[str]) -> list[Rollout]:
+    """Return rollouts with their control answers.
+
+    Args:
+        rollouts: [B] rollouts.
+        original: answers with the original image, by the rollout's place in the batch; without an edited image, the
+            rollout's own answer is that one.
+        off: [B] answers without tools.
+    """
     return [
         replace(rollout, text_original=original.get(i, rollout.texts[-1]), text_off=off[i])
         for i, rollout in enumerate(rollouts)

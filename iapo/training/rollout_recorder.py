@@ -24,7 +24,6 @@ from iapo.data.prompts import Message
 from iapo.data.selection import DatasetRow
 from iapo.models.interfaces import QwenVL
 from iapo.rollout.turns import PromptInputs, ToolTurn
-from iapo.tools.messages import read_turns
 from iapo.tools.parsing import parse_turn
 from iapo.types import CallStatus
 
@@ -62,7 +61,6 @@ class TurnMixin(_Trainer):
         self._seconds: dict[str, float] = defaultdict(float)
         self._recorded: dict[str, list[float]] = defaultdict(list)
         super().__init__(*args, **kwargs)
-        read_turns(self._tokenizer)
 
     @property
     def group_size(self) -> int:

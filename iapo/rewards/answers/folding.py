@@ -2,14 +2,15 @@
 
 :func:`unwrap` takes off what models add (LaTeX, quotes, brackets, tags, a repeated label); :func:`fold` maps different
 spellings of one text to one (case, accents, quotes, dashes, white space), as TableVQA-Bench's evaluator does
-(arXiv 2404.19205); :func:`without_details` drops what that evaluator ignores at the end of a table's cell. All are
-linear in the text's length.
+(arXiv 2404.19205); :func:`without_details` drops what that evaluator ignores at the end of a table's cell. The
+matcher gives them at most :data:`MAX_LENGTH` characters.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 MAX_LENGTH = 1_000
 """Characters, more than any gold answer has; a longer text is no answer. Bounds the work on a hostile one."""
@@ -38,10 +39,10 @@ _LATEX = (
 )
 """LaTeX that stands for plain text → that text."""
 
+_MATH = (re.compile(r"\$([^$]+)\$", re.DOTALL), re.compile(r"\\\((.+)\\\)", re.DOTALL))
 _WRAPPERS = (
     re.compile(r"\$\$(.+)\$\$", re.DOTALL),
-    re.compile(r"\$([^$]+)\$"),
-    re.compile(r"\\\((.+)\\\)", re.DOTALL),
+    *_MATH,
     re.compile(r"\\\[(.+)\\\]", re.DOTALL),
     re.compile(r"<(?P<tag>[a-z]\w{0,20})>([^<]*)</(?P=tag)>", re.IGNORECASE),
     re.compile(r"<([^<>]+)>"),
@@ -51,7 +52,6 @@ _WRAPPERS = (
 )
 """Pairs around a whole answer; the last group is what they hold."""
 
-_MATH = re.compile(r"\$([^$]+)\$|\\\((.+)\\\)", re.DOTALL)
 _LIST = re.compile(r"\[([^\[\]]*)\]|\{([^{}]*)\}")
 _LIST_ITEM = re.compile(r"""\s*(?:"([^"]*)"|'((?:[^']|'(?!\s*(?:,|$)))*)'|([^,]*))\s*(?:,|$)""")
 """One item of a bracketed list: in double quotes, in single quotes (which may hold an apostrophe), or bare."""
@@ -74,8 +74,8 @@ def unwrap(text: str) -> str:
 def list_items(text: str) -> list[str] | None:
     """Return the items of a list in brackets, such as ``['Oslo', 'Rome']``; None for any other text."""
     text = _plain_latex(text).strip(_ENDS)
-    while whole := _MATH.fullmatch(text):
-        text = whole[1] or whole[2]
+    while (inner := _inside(text, _MATH)) != text:
+        text = inner
     whole = _LIST.fullmatch(text.strip())
     if whole is None:
         return None
@@ -136,8 +136,10 @@ def _plain_latex(text: str) -> str:
 def _without_outer_layer(text: str) -> str:
     if label := _LABEL.match(text):
         text = text[label.end() :]
-    for wrapper in _WRAPPERS:
-        if whole := wrapper.fullmatch(text):
-            text = whole[whole.re.groups]
-            break
-    return text.strip(_ENDS)
+    return _inside(text, _WRAPPERS).strip(_ENDS)
+
+
+def _inside(text: str, wrappers: Sequence[re.Pattern[str]]) -> str:
+    """What the first wrapper around the whole of a text holds; the text where there is none."""
+    found = (wrapper.fullmatch(text) for wrapper in wrappers)
+    return next((whole[whole.re.groups] for whole in found if whole), text)

@@ -14,7 +14,7 @@ HF_HOME ?= $(XDG_CACHE_HOME)/huggingface
 export HF_HOME
 endif
 
-.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick lint lock config help
+.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
@@ -25,7 +25,9 @@ help:
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
 	@echo "make report  results/report.html: tables, figures, run records and configuration in one offline file"
 	@echo "make audit   results/mini/audit and results/mini/perf: the cache, the attribution and what they cost"
-	@echo "make mechanism        results/mechanism/mechanism/page.md: when does the penalty work? mechanism_quick: a glance"
+	@echo "make sparse  results/mechanism.md: when does the penalty work? the half where right calls are rare"
+	@echo "make mechanism  its other half, in a world with hints; mechanism_quick: a glance"
+	@echo "make try_reward METHOD=...  before training: what a reward would do where right calls are rare"
 	@echo "make lint    ruff, mypy, import directions, snakefmt, snakemake --lint"
 	@echo "make lock    resolve requirements.lock again"
 
@@ -81,9 +83,19 @@ audit: $(INSTALLED)
 	# Alone, so that nothing else is timed.
 	$(BIN)/snakemake --cores 1 results/mini/perf/summary.json
 
+# The study's page holds whichever halves there are.
+HALVES := results/sparse results/mechanism results/mechanism_thought
+sparse: $(INSTALLED)
+	$(BIN)/snakemake results/sparse/mechanism/page.md --cores all --configfile config/sparse.yaml
+	$(BIN)/python -m benchmarks.mechanism.study $(HALVES)
+
+try_reward: $(INSTALLED)
+	$(BIN)/python -m baselines.try_reward $(METHOD)
+
 mechanism: $(INSTALLED)
 	$(BIN)/snakemake results/mechanism/mechanism/page.md --cores all --configfile config/mechanism.yaml
 	$(BIN)/snakemake results/mechanism_thought/mechanism/page.md --cores all --configfile config/mechanism_thought.yaml
+	$(BIN)/python -m benchmarks.mechanism.study $(HALVES)
 
 QUICK := [vtool_r1,iapo,iapo_shuffled,constant_penalty,planted_penalty]
 mechanism_quick: $(INSTALLED)

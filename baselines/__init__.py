@@ -3,8 +3,9 @@
 To add one, write a file with a :class:`iapo.config.method_registry.Method` and name it in :data:`METHODS`.
 """
 
-from baselines import call_bonus, exact_match, iapo_alignment, torl, trm, vtool_r1
+from baselines import call_bonus, exact_match, iapo_alignment, iapo_two_stage, torl, trm, vtool_r1
 from baselines.controls import CONTROLS
+from baselines.distillation import DISTILLATION
 from baselines.reference_penalties import REFERENCE_PENALTIES
 from iapo.config.method_registry import Method
 
@@ -13,11 +14,14 @@ METHODS: dict[str, Method] = {
     for method in (
         vtool_r1.METHOD,
         torl.METHOD,
+        torl.MISSING_FAILS,
         trm.METHOD,
         exact_match.METHOD,
         exact_match.ALONE,
         call_bonus.METHOD,
+        *DISTILLATION,
         iapo_alignment.METHOD,
+        iapo_two_stage.METHOD,
         *CONTROLS,
         *REFERENCE_PENALTIES,
     )

@@ -22,7 +22,7 @@ def _control(name: str, summary: str, settings: dict[str, dict[str, str]]) -> Me
 
 
 CONTROLS = (
-    _control("iapo_shuffled", "the teacher's row of another prompt", {"alignment": {"teacher": "shuffled"}}),
+    _control("iapo_shuffled", "the teacher's rows permuted over the calls", {"alignment": {"teacher": "shuffled"}}),
     _control("iapo_uniform", "equal shares in the teacher's place", {"alignment": {"teacher": "uniform"}}),
     _control("iapo_self", "the student's own shares: penalty 0", {"alignment": {"teacher": "self"}}),
     _control("attention_share", "attention shares instead of attributions", {"attribution": {"method": "attention"}}),

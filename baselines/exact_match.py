@@ -12,9 +12,10 @@ METHOD = Method(
 )
 ALONE = Method(
     name="exact_match_only",
-    summary="1 for the annotated call, no outcome reward",
+    summary="1 for the annotated call, no outcome reward, the tool turn trained alone",
     rewards=METHOD.rewards,
-    # Weight 0 rather than no term: the outcome stays in the log.
-    settings={"train": {"outcome_weight": 0.0}},
+    # Weight 0 rather than no term: the outcome stays in the log. The answer turn is left out of the loss, since it
+    # would be rewarded for whatever it says after a right call.
+    settings={"train": {"outcome_weight": 0.0, "train_turns": "tool"}},
     reads=("rewards.exact_match",),
 )

@@ -6,11 +6,11 @@ from iapo.config.schema import Config
 
 
 def outcome_and_alignment(config: Config) -> list[RewardTerm]:
-    """The outcome and the negated penalty, weighted by lambda."""
+    """The outcome and the negated penalty, weighted by lambda, in the form that is configured."""
     from iapo.rewards.alignment import alignment_reward
 
     alignment = with_settings(alignment_reward, config=config.alignment)
-    return [*outcome(config), RewardTerm(alignment, weight=config.alignment.weight)]
+    return [*outcome(config), RewardTerm(alignment, weight=config.alignment.weight, form=config.alignment.form)]
 
 
 TRAINER = "iapo.training.attribution_mixin:AlignmentTrainer"

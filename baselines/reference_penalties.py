@@ -12,7 +12,11 @@ def _penalty(name: str, summary: str, penalty: RewardFunction) -> Method:
     return Method(
         name,
         summary,
-        lambda config: [*outcome(config), RewardTerm(penalty, weight=config.alignment.weight)],
+        lambda config: [
+            *outcome(config),
+            RewardTerm(penalty, weight=config.alignment.weight, form=config.alignment.form),
+        ],
+        reads=("alignment.form",),
         weight="alignment.weight",
         tuned_as="iapo",
     )
@@ -30,4 +34,4 @@ REFERENCE_PENALTIES = (
         constant_penalty,
     ),
 )
-"""They weigh as much as IAPO's penalty."""
+"""They weigh as much as IAPO's penalty and enter in the same form."""

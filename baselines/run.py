@@ -10,7 +10,7 @@ import sys
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 from pydantic.dataclasses import dataclass
@@ -123,18 +123,19 @@ def _train(job: TrainingJob, config: Config) -> None:
         output=job.output,
         seed=job.seed,
         sources=Sources(cache=job.cache, teacher=job.teacher, replies=job.replies),
+        dev=_split(job.data, "dev") if config.train.dev_every else (),
     )
 
 
 def _examples(job: TrainingJob) -> list[Example]:
-    drawn = _train_split(job.data)
+    drawn = _split(job.data, "train")
     return drawn if job.hint_rate is None else with_hint_rate(drawn, job.hint_rate, job.seed)
 
 
-@lru_cache(maxsize=1)
-def _train_split(data: Path) -> list[Example]:
+@lru_cache(maxsize=2)
+def _split(data: Path, split: Literal["train", "dev"]) -> list[Example]:
     """Read once for all seeds of a process."""
-    return read_split(data, "train", TEST_SETS)
+    return read_split(data, split, TEST_SETS)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from benchmarks.results import (
     run_record,
 )
 from benchmarks.tables.ablations import ablation_table
+from benchmarks.tables.calls import calls_table
 from benchmarks.tables.contrasts import contrast_table
 from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import AVERAGE, REPORTED, difference_table, main_table
@@ -207,6 +208,7 @@ _TABLES: dict[str, tuple[Callable[[Results], pd.DataFrame], Callable[[Results, M
     "main": (main_table, _of_main),
     "contrasts": (contrast_table, _of_differences),
     "differences": (difference_table, _of_differences),
+    "calls": (calls_table, _of_image_help),
     "image_help": (image_help_table, _of_image_help),
     "scorers": (scorer_table, _of_scorers),
     "dynamics": (dynamics_table, _of_dynamics),

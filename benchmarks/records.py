@@ -42,6 +42,8 @@ SCHEMA = pa.schema(
         # Whether a call was attempted, well formed or not; whether every call of the turn was executed.
         ("called", pa.bool_()),
         ("call_ok", pa.bool_()),
+        # Whether the first call names exactly the annotated labels.
+        ("call_right", pa.bool_()),
         # Whether a turn reached the token limit.
         ("truncated", pa.bool_()),
     ]
@@ -69,6 +71,7 @@ class ItemRecord(TypedDict):
     score_off: float | None
     called: bool
     call_ok: bool
+    call_right: bool
     truncated: bool
 
 

@@ -7,6 +7,7 @@ still be computed.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.records import RecordsError, read_run
-from benchmarks.stats.paired import Scores
+from benchmarks.stats.components import Scores
 from iapo.config.schema import Config, load_config
 from iapo.types import TEST_SETS
 
@@ -66,11 +67,14 @@ class Results:
         return self.cached(("of", row, test_set), lambda: self._select(row, test_set))
 
     def scores(self, row: str, test_set: str, column: str = "score") -> Scores:
-        """Return the scores [S, N] of a row without faults on this test set, items sorted by id."""
+        """Return the scores [S, N] of a row without faults on this test set: seeds in their order, items by id."""
 
         def pivoted() -> Scores:
             rows = self.of(row, test_set)
-            return rows.pivot(index="seed", columns="example_id", values=column).to_numpy(np.float64)
+            pivot = rows.pivot(index="seed", columns="example_id", values=column)
+            if row.removesuffix(NO_TOOLS) not in self.config.reference_policies:
+                pivot = pivot.loc[[seed for seed in self.config.seeds if seed in pivot.index]]
+            return pivot.to_numpy(np.float64)
 
         return self.cached((column, row, test_set), pivoted)
 
@@ -82,6 +86,32 @@ class Results:
             return list(items.sort_values("example_id")["cluster"])
 
         return self.cached(("clusters", row, test_set), named)
+
+    def replicates(self, row: str, sets: Sequence[str]) -> dict[str, Any]:
+        """Return what :func:`benchmarks.stats.paired.linear_contrast` is told of the items and the seeds of rows.
+
+        Args:
+            row: a row without faults on these test sets; clusters are the same for every row.
+            sets: test sets of the comparison.
+        """
+        statistics = self.config.statistics
+        return {
+            "clusters": {name: self.clusters(row, name) for name in sets},
+            "starts": self.starts,
+            "level": statistics.level,
+            "seed": statistics.seed,
+            "draws": statistics.bootstrap_draws,
+        }
+
+    @property
+    def starts(self) -> list[int]:
+        """Number of the student's cold start of each seed, in the order of ``config.seeds``."""
+        return list(self.config.start_of.values())
+
+    def is_paired(self, *rows: str) -> bool:
+        """Whether rows are compared seed by seed: where seeds have several cold starts, and all rows all seeds."""
+        runs = Counter(name for name, _ in self.config.trained_runs if name in rows)
+        return len(set(self.starts)) > 1 and all(count == len(self.starts) for count in runs.values())
 
     def cached(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         """Return what was made for a key before, or make it: every table needs the same few selections."""

@@ -13,7 +13,7 @@ from iapo.types import Box, Family, Figure, FigureKind, ToolCall
 
 _SCALE = 3
 _WIDTH, _HEIGHT = 330, 300
-_LABELS, _VALUES = ["Italy", "Peru", "Chile"], [57, 28, 12]
+_LABELS, _VALUES = ["Italy", "Peru", "Chile"], [60, 30, 10]
 
 
 def figures() -> list[tuple[Image.Image, Figure]]:
@@ -31,9 +31,9 @@ def figures() -> list[tuple[Image.Image, Figure]]:
     }
     made = []
     for kind, (test_set, boxes) in rows.items():
-        image = draw(figure_grid(test_set, _LABELS, _VALUES, "1997"))
+        image = draw(figure_grid(test_set, _LABELS, _VALUES, "1997", [False] * len(_LABELS)))
         made.append((image, Figure(kind, kind, boxes)))
-    panels = draw(figure_grid("charxiv", [*_LABELS, "Kenya"], [*_VALUES, 44], ""))
+    panels = draw(figure_grid("charxiv", _LABELS * 3, _VALUES * 3, "", [False] * 9))
     made.append((panels, Figure("panels", "subfigures", {"subfigures": find_panels(panels)})))
     return [_enlarged(image, figure) for image, figure in made]
 

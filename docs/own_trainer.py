@@ -37,4 +37,5 @@ def train(student: Path, cache: Path, data: Path, output: Path, steps: int) -> N
 
 if __name__ == "__main__":
     mini = Path("results/mini")
-    train(mini / "models/student/cold", mini / "teacher/cache/main", mini / "data", Path("results/own"), steps=10)
+    start, cache = mini / "models/student/cold/start0", mini / "teacher/start0/cache/main"
+    train(start, cache, mini / "data", Path("results/own"), steps=10)

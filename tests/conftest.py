@@ -8,7 +8,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from iapo.config.schema import DataConfig, ModelConfig
+from iapo.config.mini_world import ModelConfig
+from iapo.config.schema import DataConfig
 from iapo.data.build import build
 from iapo.data.store import read_split
 from iapo.models.tiny import build_model

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from iapo.attribution.api import attribute
-from iapo.config.schema import AttributionConfig, ModelConfig
+from iapo.config.mini_world import ModelConfig
+from iapo.config.schema import AttributionConfig
 from iapo.models.interfaces import QwenVL
 from iapo.models.tiny import build_model
 from iapo.types import BLOCKS

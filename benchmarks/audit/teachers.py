@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from benchmarks.audit.errors import variation_from_converged
-from iapo.alignment.informativeness import Informativeness, agreement, informativeness
+from iapo.alignment.informativeness import Informativeness, Verdict, agreement, informativeness
 from iapo.artifacts.progress import Progress
 from iapo.config.schema import AlignmentConfig, AttributionConfig, Config
 from iapo.models.interfaces import Policy
@@ -70,9 +70,9 @@ class TeacherSummary(TypedDict):
 
     verdict: str
     sentence: str
-    """The main teacher's verdict for readers."""
+    """The verdict of the least informative teacher that students are compared with, for readers."""
     teacher_seed: int
-    """Seed of the main teacher."""
+    """Seed of that teacher."""
     teachers: dict[str, dict[str, Any]]
     """Seed → fields of :class:`iapo.alignment.informativeness.Informativeness`."""
     agreement: float | None
@@ -81,14 +81,20 @@ class TeacherSummary(TypedDict):
     """The correlation of each pair of teachers."""
 
 
-def summary(asked: Mapping[int, Asked], calls: Sequence[SampledCall], main: int) -> TeacherSummary:
-    """Summarise the teachers: the main one's verdict, those of the others, and their agreement.
+_RANK: Mapping[Verdict, int] = {"not": 0, "weak": 1, "informative": 2}
+"""Verdicts from the worst to the best."""
+
+
+def summary(asked: Mapping[int, Asked], calls: Sequence[SampledCall], cached: Sequence[int]) -> TeacherSummary:
+    """Summarise the teachers: the verdict that counts, those of the others, and their agreement.
 
     Args:
         asked: seed → result of :func:`ask_teachers`.
         calls: the sampled calls [N].
-        main: seed of the main teacher.
+        cached: seeds of the teachers that students are compared with. The verdict on the least informative of them
+            counts, since a share of the students gets no better one.
     """
+    main = min(cached, key=lambda seed: (_RANK[asked[seed].answer.verdict], np.nan_to_num(asked[seed].answer.auc)))
     groups = [call.example_id for call in calls]
     pairs = [agreement(a.penalties, b.penalties, groups) for a, b in itertools.combinations(asked.values(), 2)]
     return {

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from benchmarks.mechanism.answers import BATCH_SIZE, Record, answer_record
 from iapo.alignment.divergence import distribution
 from iapo.attribution.batch import example_inputs
 from iapo.attribution.scoring import score_turns
@@ -16,8 +17,6 @@ from iapo.config.schema import AttributionConfig
 from iapo.data.mini_world.hints import figure_labels, hint_of, with_hint
 from iapo.data.prompts import open_image, prompt_messages
 from iapo.models.interfaces import Processor, QwenVL
-from iapo.rewards.answers.extraction import extract
-from iapo.rewards.answers.matching import score
 from iapo.rollout.encoding import encode_examples, encode_prompt
 from iapo.rollout.generation import generate_turn, turn_text
 from iapo.rollout.turns import ToolTurn, turn_ids
@@ -25,12 +24,8 @@ from iapo.rollout.two_turn import roll_out
 from iapo.tools.parsing import parse_turn
 from iapo.types import BLOCKS, Example
 
-_BATCH_SIZE = 120
 _ATTRIBUTION = AttributionConfig(tolerance=1e9)
 """Attribution to the same four blocks in every condition, whatever it was trained with."""
-
-Record = dict[str, object]
-"""One row of the study's records; see :func:`measure`."""
 
 
 def measure(model: QwenVL, processor: Processor, examples: Sequence[Example], *, turn_tokens: int) -> list[Record]:
@@ -43,15 +38,15 @@ def measure(model: QwenVL, processor: Processor, examples: Sequence[Example], *,
         turn_tokens: token limit of a turn.
 
     Returns:
-        One record per question: ``example_id``, ``test_set``, ``score`` of the final answer, ``hint_misleads``,
+        One record per question: that of :func:`benchmarks.mechanism.answers.answer_record`, ``hint_misleads``,
         ``follows_request`` and ``follows_hint`` (whether the call names the requested or the hinted label),
         ``flips_with_hint`` and ``flips_with_request`` (whether it names the new label after the hint or the request
         was edited), and ``share_P`` to ``share_T`` of the call's attribution. Everything about the call is None where
         there is none.
     """
     records: list[Record] = []
-    for start in range(0, len(examples), _BATCH_SIZE):
-        chunk = examples[start : start + _BATCH_SIZE]
+    for start in range(0, len(examples), BATCH_SIZE):
+        chunk = examples[start : start + BATCH_SIZE]
         others = [_other_label(example) for example in chunk]
         rollouts = roll_out(model, processor, chunk, turn_tokens=turn_tokens)
         hinted = [with_hint(example, other) for example, other in zip(chunk, others, strict=True)]
@@ -62,10 +57,7 @@ def measure(model: QwenVL, processor: Processor, examples: Sequence[Example], *,
         for i, (example, rollout) in enumerate(zip(chunk, rollouts, strict=True)):
             label = rollout.calls[0].labels[:1] if rollout.calls else None
             right, hint = example.focus_labels[0], hint_of(example)
-            record: Record = {
-                "example_id": example.example_id,
-                "test_set": example.test_set,
-                "score": score(extract(rollout.texts[-1]), example.answer, example.metric),
+            record: Record = answer_record(example, rollout) | {
                 "hint_misleads": hint != right,
                 "follows_request": None if label is None else label == (right,),
                 "follows_hint": None if label is None else label == (hint,),

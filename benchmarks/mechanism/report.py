@@ -1,4 +1,4 @@
-"""Report of the mechanism study: differences from controls, composition of the reward, shares against behaviour."""
+"""The half of the study with hints: differences from controls, composition of the reward, shares against behaviour."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def findings(compared: pd.DataFrame, relied: Mapping[str, Reliance]) -> list[str
 
 
 def page(table: pd.DataFrame, compared: pd.DataFrame, lines: Sequence[str], config: Config) -> str:
-    """Return the report as one page of Markdown."""
+    """Return the half as Markdown, from its heading on; its first paragraph holds the results in sentences."""
     shown = table.copy()
     for column in shown.columns.drop(["condition", "seeds"]):
         shown[column] = [("–" if np.isnan(value) else f"{value:.3f}") for value in shown[column].astype(float)]
@@ -196,20 +196,20 @@ def page(table: pd.DataFrame, compared: pd.DataFrame, lines: Sequence[str], conf
     )
     return "\n".join(
         [
-            f"# When does an attribution penalty work? Profile `{config.profile}`",
+            f"## Where a hint is a shortcut (`{config.profile}`)",
             "",
-            *[f"- {line}" for line in lines],
+            " ".join(lines),
             "",
             "![plots](page.png)",
             "",
-            "## Conditions",
+            "### Conditions",
             "",
             "`penalty_std`, `outcome_std`: standard deviation within groups; `penalty_share`: share of the penalty in "
             "the advantage; `penalty_alone`: share of groups in which nothing else differs.",
             "",
             shown.to_markdown(index=False, disable_numparse=True),
             "",
-            f"## Differences, paired by item, {config.statistics.level:.0%} intervals over items and seeds",
+            f"### Differences, paired by item, {config.statistics.level:.0%} intervals over items and seeds",
             "",
             differences.to_markdown(index=False, disable_numparse=True),
             "",

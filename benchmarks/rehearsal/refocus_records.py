@@ -65,6 +65,10 @@ def draw_fixture(rng: random.Random, figures: int, questions: int) -> Fixture:
     return fixture
 
 
+_UNIT = 1
+"""What values are rounded to: finer than the mini world's, so that a figure's values can all differ."""
+
+
 class _Numbers:
     """Sampler of labels with distinct values, which never returns the same selection twice."""
 
@@ -76,7 +80,7 @@ class _Numbers:
         """Sample an indicator, countries and years; return them with the values by country and year."""
         while True:
             indicator = self._rng.choice(INDICATORS)
-            rows = indicator_values()[indicator]
+            rows = indicator_values(_UNIT)[indicator]
             chosen_years = sorted(self._rng.sample(sorted({year for row in rows.values() for year in row}), years))
             complete = [name for name, row in rows.items() if all(year in row for year in chosen_years)]
             if len(complete) < count:
@@ -92,7 +96,7 @@ class _Numbers:
         """Sample an indicator, a country and years; return them with the values by year."""
         while True:
             indicator = self._rng.choice(INDICATORS)
-            country, row = self._rng.choice(sorted(indicator_values()[indicator].items()))
+            country, row = self._rng.choice(sorted(indicator_values(_UNIT)[indicator].items()))
             if len(row) < years:
                 continue
             chosen = sorted(self._rng.sample(sorted(row), years))

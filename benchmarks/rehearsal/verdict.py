@@ -31,10 +31,10 @@ def shortcomings(folder: Path, config: Config) -> list[str]:
 
 
 def _training(folder: Path, config: Config) -> Iterator[str]:
-    runs = {"the teacher": folder / f"teacher/seed{config.teacher.train_seed}"}
+    runs = {"the teacher": folder / f"teacher/start0/seed{config.teacher.train_seed}"}
     runs |= {name: folder / f"train/{name}/seed{seed}" for name in config.methods for seed in config.seeds}
     if config.student.first_stage:
-        runs["the first stage"] = folder / "first_stage"
+        runs["the first stage"] = folder / "first_stage/start0"
     executed_calls: float = 0
     for name, run in runs.items():
         metrics = pd.read_csv(run / "metrics.csv")
@@ -50,7 +50,7 @@ def _training(folder: Path, config: Config) -> Iterator[str]:
 
 
 def _attribution(folder: Path) -> Iterator[str]:
-    cache = TeacherCache(folder / "teacher/cache/main")
+    cache = TeacherCache(folder / "teacher/start0/cache/main")
     sums = [hit.signed for key in cache.prompts if (hit := cache.teacher_call(key)) is not None]
     if not sums:
         yield "the teacher's cache holds no call that the teacher made"

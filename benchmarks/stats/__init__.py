@@ -1,10 +1,10 @@
 """Intervals, tests, corrections and verdicts for accuracies and for paired differences over items and seeds."""
 
+from benchmarks.stats.components import Scores
 from benchmarks.stats.multiplicity import fixed_sequence, holm
 from benchmarks.stats.paired import (
     MacroAverage,
     PairedDifference,
-    Scores,
     macro_average,
     macro_paired_difference,
     paired_difference,

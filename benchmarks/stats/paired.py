@@ -5,9 +5,12 @@ Shapes: K test sets, S seeds, N items of a set, C clusters; scores are arrays [S
 The variance of a difference has two components. *Items* come in clusters, such as the questions that ask for one label,
 which may lie in several test sets: their component is the cluster-robust variance of the mean over the sets. *Seeds*
 are training runs: their component is each method's own variance of its runs' means (Welch), since one method's runs may
-lie much further apart than another's. Both contain the interaction of seeds and items (the noise with which one run
-answers particular items); it is estimated from the residuals of items × seeds and counted once. As few seeds and few
-clusters estimate a variance poorly, tests and intervals use Student's t with Welch–Satterthwaite degrees of freedom.
+lie much further apart than another's. Where seeds are replicates that the methods share, such as cold starts that every
+method trains from, it is the variance of the differences seed by seed (``paired_seeds``). Seeds that share a cold start
+are no independent replicates: their means by cold start are (``starts``), with the number of cold starts less one as
+degrees of freedom. Both components contain the interaction of seeds and items (the noise with which one run answers
+particular items); it is estimated from the residuals of items × seeds and counted once. As few seeds and few clusters
+estimate a variance poorly, tests and intervals use Student's t with Welch–Satterthwaite degrees of freedom.
 ``tests/benchmarks/test_claims.py`` checks the calibration.
 
 The interval is symmetric and excludes 0 exactly when ``p`` < 1 − level. Its variance is in closed form, the limit of a
@@ -22,20 +25,25 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import norm
 from scipy.stats import t as student
 
-Scores = NDArray[np.float64]
-"""Scores [S, N] in [0, 1]."""
-
-_ROUNDING = 1e-20
-"""Variance below which numbers count as equal up to rounding."""
-
-_MIN_FREEDOM = 1e-3
-"""Stands for none: a single cluster says nothing of its own variance."""
+from benchmarks.stats.components import (
+    ROUNDING,
+    ItemPart,
+    Scores,
+    Term,
+    by_seed,
+    checked_scores,
+    checked_terms,
+    independent_sides,
+    item_part,
+    seed_part,
+)
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,8 @@ def macro_paired_difference(
     b: Mapping[str, ArrayLike],
     *,
     clusters: Mapping[str, Sequence[object]] | None = None,
+    starts: Sequence[int] | None = None,
+    paired_seeds: bool = False,
     level: float = 0.95,
     seed: int = 0,
     draws: int = 4000,
@@ -148,6 +158,8 @@ def macro_paired_difference(
         a: test set → scores [S, N].
         b: test set → scores [S', N].
         clusters: test set → cluster of each item [N]; a cluster of one name is the same in all sets.
+        starts: as for :func:`linear_contrast`.
+        paired_seeds: as for :func:`linear_contrast`.
         level: confidence level of the interval.
         seed: seed of the bootstrap.
         draws: number of bootstrap resamples.
@@ -155,11 +167,41 @@ def macro_paired_difference(
     Raises:
         ValueError: for different test sets or numbers of items, or missing scores.
     """
-    if a.keys() != b.keys():
-        raise ValueError(f"found sets {sorted(a)} against {sorted(b)}; expected the same")
-    pairs = {name: paired_scores(a[name], b[name], name or "scores") for name in a}
-    items = _item_part(pairs, clusters)
-    seeds, noisy_seeds, seeds_freedom = _seed_part(pairs, items)
+    settings: dict[str, Any] = {"clusters": clusters, "starts": starts, "paired_seeds": paired_seeds}
+    return linear_contrast([(1.0, a), (-1.0, b)], **settings, level=level, seed=seed, draws=draws)
+
+
+def linear_contrast(
+    terms: Sequence[Term],
+    *,
+    clusters: Mapping[str, Sequence[object]] | None = None,
+    starts: Sequence[int] | None = None,
+    paired_seeds: bool = False,
+    level: float = 0.95,
+    seed: int = 0,
+    draws: int = 4000,
+) -> PairedDifference:
+    """Return a weighted sum of several methods' means over the test sets, with its interval and p-value.
+
+    Args:
+        terms: a weight and scores [S, N] by test set for each method, all on the same items.
+        clusters: test set → cluster of each item [N]; a cluster of one name is the same in all sets.
+        starts: number of each seed's cold start [S], from 0; seeds of one start count as one replicate. None, or one
+            start for all: every seed counts, and the result holds for this start. A method with fewer runs has the
+            first seeds'.
+        paired_seeds: whether seed s of every method shares cold start and teacher, so that the sum is taken seed by
+            seed. A policy with a run for each cold start takes part with the seed's, one with n runs for n teachers
+            with that of the start's number modulo n.
+        level: confidence level of the interval.
+        seed: seed of the bootstrap.
+        draws: number of bootstrap resamples.
+
+    Raises:
+        ValueError: for different test sets or numbers of items, missing scores, or seeds that cannot be paired.
+    """
+    checked = by_seed(checked_terms(terms), starts) if paired_seeds else checked_terms(terms)
+    items = item_part(checked, clusters)
+    seeds, noisy_seeds, seeds_freedom = seed_part(independent_sides(checked, starts, paired=paired_seeds), items)
     # Subtracting the interaction makes the seed component no more precise, so its noisy estimate sets the freedom.
     freedom = (items.variance + seeds) ** 2 / (items.variance**2 / items.freedom + noisy_seeds**2 / seeds_freedom)
     freedom = max(freedom, min(items.freedom, seeds_freedom))
@@ -167,16 +209,17 @@ def macro_paired_difference(
     rng = np.random.default_rng(seed)
     noise = _resampled(items, rng, seed, draws) + math.sqrt(seeds) * rng.standard_normal(draws)
     error = math.sqrt(items.variance + seeds) * _widening(noise, level)
-    delta = float(np.mean([first.mean() - second.mean() for first, second in pairs.values()]))
     half = error * float(student.ppf((1 + level) / 2, freedom))
-    p = 2 * float(student.sf(abs(delta) / error, freedom))
-    return PairedDifference(delta, max(-1.0, delta - half), min(1.0, delta + half), p, error, float(freedom))
+    p = 2 * float(student.sf(abs(items.mean) / error, freedom))
+    low, high = max(-1.0, items.mean - half), min(1.0, items.mean + half)
+    return PairedDifference(items.mean, low, high, p, error, float(freedom))
 
 
 def macro_average(
     scores: Mapping[str, ArrayLike],
     *,
     clusters: Mapping[str, Sequence[object]] | None = None,
+    starts: Sequence[int] | None = None,
     level: float = 0.95,
     seed: int = 0,
     draws: int = 4000,
@@ -186,119 +229,17 @@ def macro_average(
     Args:
         scores: test set → scores [S, N].
         clusters: test set → cluster of each item [N].
+        starts: as for :func:`linear_contrast`.
         level: confidence level of the interval.
         seed: seed of the bootstrap.
         draws: number of bootstrap resamples.
     """
-    nothing = {name: np.zeros((1, np.shape(values)[1])) for name, values in scores.items()}
-    result = macro_paired_difference(scores, nothing, clusters=clusters, level=level, seed=seed, draws=draws)
-    squared = [_scores(values, name).mean(0).var(ddof=1) / np.shape(values)[1] for name, values in scores.items()]
+    found = linear_contrast([(1.0, scores)], clusters=clusters, starts=starts, level=level, seed=seed, draws=draws)
+    squared = [
+        checked_scores(values, name).mean(0).var(ddof=1) / np.shape(values)[1] for name, values in scores.items()
+    ]
     error = math.sqrt(sum(squared)) / len(squared)
-    return MacroAverage(result.delta, max(0.0, result.low), min(1.0, result.high), error)
-
-
-def paired_scores(a: ArrayLike, b: ArrayLike, name: str = "scores") -> tuple[Scores, Scores]:
-    """Return the scores [S, N] of two methods on the same items.
-
-    Raises:
-        ValueError: for different numbers of items or missing scores; the message begins with ``name``.
-    """
-    first, second = _scores(a, name), _scores(b, name)
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"{name}: found {first.shape[1]} items against {second.shape[1]}; expected the same")
-    return first, second
-
-
-def _scores(values: ArrayLike, name: str) -> Scores:
-    scores = np.asarray(values, dtype=np.float64)
-    if scores.ndim != 2 or 0 in scores.shape or np.isnan(scores).any():
-        raise ValueError(
-            f"{name}: found shape {scores.shape} with {int(np.isnan(scores).sum())} missing; "
-            "expected [seeds, items], at least one of each, none missing"
-        )
-    return scores
-
-
-@dataclass(frozen=True)
-class _ItemPart:
-    """The item component of a difference's variance."""
-
-    deviations: Scores
-    """[C] each cluster's part in the deviation of the mean over the sets."""
-    variance: float
-    freedom: float
-    seed_noise: tuple[float, float]
-    """Variance of one seed's mean due to the interaction of seeds and items, for a and for b."""
-
-
-def _item_part(
-    pairs: Mapping[str, tuple[Scores, Scores]], clusters: Mapping[str, Sequence[object]] | None
-) -> _ItemPart:
-    names: list[object] = []
-    for name, (first, _) in pairs.items():
-        names += [(name, i) for i in range(first.shape[1])] if clusters is None else list(clusters[name])
-    index = np.unique([str(name) for name in names], return_inverse=True)[1]
-    # Every set weighs alike, whatever its number of items.
-    weights = np.concatenate([np.full(first.shape[1], 1 / first.shape[1] / len(pairs)) for first, _ in pairs.values()])
-    differences = [first.mean(0) - second.mean(0) for first, second in pairs.values()]
-    centred = np.concatenate([items - items.mean() for items in differences])
-    deviations = np.bincount(index, weights * centred).astype(np.float64)
-    c = len(deviations)
-    robust = c / max(1, c - 1)
-    variance = robust * float(deviations @ deviations) + _supposed(differences)
-    freedom = _effective(np.bincount(index, weights).astype(np.float64))
-    if float(deviations @ deviations) < _ROUNDING:
-        freedom += 2  # of the two supposed items
-    noise = [robust * _interaction([pair[side] for pair in pairs.values()], weights, index) for side in (0, 1)]
-    return _ItemPart(deviations, variance, freedom, (noise[0], noise[1]))
-
-
-def _supposed(differences: Sequence[Scores]) -> float:
-    """Variance of the sets in which all items differ alike.
-
-    Equal differences do not prove that no others exist: suppose one more item in favour of each method, as in Bonett
-    and Price's interval (2012).
-    """
-    alike = [np.append(items, [1.0, -1.0]) for items in differences if np.ptp(items) < _ROUNDING]
-    return sum(float(supposed.var(ddof=1)) / len(supposed) for supposed in alike) / len(differences) ** 2
-
-
-def _effective(weights: Scores) -> float:
-    """Degrees of freedom of clusters of unequal weights [C]: as many as of equal ones with the same spread.
-
-    The variance of a sum of squares whose terms grow with the square of the weight (Satterthwaite 1946).
-    """
-    squares = np.square(weights)
-    return max(_MIN_FREEDOM, float(squares.sum() ** 2 / (squares @ squares)) - 1)
-
-
-def _interaction(scores: Sequence[Scores], weights: Scores, index: NDArray[np.intp]) -> float:
-    """Variance of a seed's mean over the sets that stems from how it does on particular items alone."""
-    n_seeds = len(scores[0])
-    if n_seeds == 1:
-        return 0.0
-    residuals = np.concatenate([s - s.mean(0) - (s - s.mean(0)).mean(1, keepdims=True) for s in scores], axis=1)
-    sums = [np.bincount(index, weights * row) for row in residuals]
-    return float(np.square(sums).sum()) / (n_seeds - 1)
-
-
-def _seed_part(pairs: Mapping[str, tuple[Scores, Scores]], items: _ItemPart) -> tuple[float, float, float]:
-    """Seed component of the variance, without and with the interaction with items; its degrees of freedom (Welch).
-
-    A squared variance of n runs is (n + 1)/(n − 1) times too large on average; dividing by n + 1 in place of n − 1, and
-    taking 2 off the sum, corrects for it (Welch 1947). Without, few runs a method claim differences too rarely.
-    """
-    variance, noisy, squares = 0.0, 0.0, 0.0
-    for side in (0, 1):
-        means = np.mean([pair[side].mean(1) for pair in pairs.values()], axis=0)
-        if len(means) > 1:
-            spread = float(means.var(ddof=1)) / len(means)
-            variance += max(0.0, spread - items.seed_noise[side] / len(means))
-            noisy += spread
-            squares += spread**2 / (len(means) + 1)
-    if squares < _ROUNDING**2:
-        return variance, noisy, math.inf
-    return variance, noisy, noisy**2 / squares - 2
+    return MacroAverage(found.delta, max(0.0, found.low), min(1.0, found.high), error)
 
 
 def _widening(noise: Scores, level: float) -> float:
@@ -310,9 +251,9 @@ def _widening(noise: Scores, level: float) -> float:
     return max(1.0, float(np.quantile(np.abs(noise), level)) / normal)
 
 
-def _resampled(items: _ItemPart, rng: np.random.Generator, seed: int, draws: int) -> Scores:
+def _resampled(items: ItemPart, rng: np.random.Generator, seed: int, draws: int) -> Scores:
     """Bootstrap deviations of the mean over the sets, [draws]; whole clusters are resampled."""
-    if float(items.deviations @ items.deviations) < _ROUNDING:
+    if float(items.deviations @ items.deviations) < ROUNDING:
         return math.sqrt(items.variance) * rng.standard_normal(draws)
     c = len(items.deviations)
     sums = (_resamples(seed, c, draws) @ items.deviations.astype(np.float32)).astype(np.float64)

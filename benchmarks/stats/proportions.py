@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest, norm
 
-from benchmarks.stats.paired import paired_scores
+from benchmarks.stats.components import paired_scores
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmarks.results import Results
 from benchmarks.stats.multiplicity import fixed_sequence
 from benchmarks.stats.paired import PairedDifference, macro_paired_difference
+from benchmarks.stats.ratio import Ratio, ratio_of_contrasts
 from benchmarks.stats.verdicts import CANNOT_TELL, NOT_COMPUTED, verdict
 from iapo.config.schema import Config
 
@@ -36,18 +38,24 @@ def _sensitivity(config: Config) -> Pair:
 
 def difference(results: Results, row: str, baseline: str, sets: Sequence[str]) -> PairedDifference:
     """Return the paired difference of two rows without faults on these test sets, over items and seeds."""
-    statistics = results.config.statistics
     return results.cached(
         ("difference", row, baseline, *sets),
         lambda: macro_paired_difference(
             {name: results.scores(row, name) for name in sets},
             {name: results.scores(baseline, name) for name in sets},
-            clusters={name: results.clusters(row, name) for name in sets},
-            level=statistics.level,
-            seed=statistics.seed,
-            draws=statistics.bootstrap_draws,
+            paired_seeds=results.is_paired(row, baseline),
+            **results.replicates(row, sets),
         ),
     )
+
+
+def differences_by_seed(results: Results, row: str, baseline: str) -> NDArray[np.float64]:
+    """Return each run's difference [S] of the average over the sets to its partner, or to the baseline's mean run."""
+    ours, theirs = (
+        np.mean([results.scores(name, each).mean(1) for each in results.sets], axis=0) for name in (row, baseline)
+    )
+    is_paired = results.is_paired(row, baseline) and len(ours) == len(theirs)
+    return np.asarray(ours - (theirs if is_paired else theirs.mean()))
 
 
 def adjusted_p_values(results: Results) -> dict[Pair, float]:
@@ -86,6 +94,8 @@ def contrast_table(results: Results) -> pd.DataFrame:
     Returns:
         One row per comparison: ``delta`` in [-1, 1] with its interval, ``p`` and ``p_sequence`` (the largest so far),
         ``detectable`` at the configured power, ``verdict``. nan and the reason where records are missing.
+        ``oracle_share``: the difference as a share of what the oracle gains over the reference method, with its
+        interval (Fieller), or nan and ``oracle_share_reason``. ``by_seed``: each run's difference.
     """
     statistics = results.config.statistics
     rows = []
@@ -96,14 +106,41 @@ def contrast_table(results: Results) -> pd.DataFrame:
         if found is None:
             fault = results.fault(pair[0], results.sets) or results.fault(pair[1], results.sets)
             row |= dict.fromkeys(("delta", "low", "high", "p", "p_sequence", "detectable"), np.nan)
-            row |= {"verdict": f"{NOT_COMPUTED}{fault}"}
+            row |= {"verdict": f"{NOT_COMPUTED}{fault}", "by_seed": ""} | _no_share(f"{NOT_COMPUTED}{fault}")
         else:
             row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p, "p_sequence": p}
             row |= {"detectable": found.detectable(statistics.power, statistics.level)}
-            row |= {"verdict": worded(results, found, p)}
+            row |= {"verdict": worded(results, found, p), **_oracle_share(results, pair)}
+            row |= {"by_seed": " ".join(f"{value:.4f}" for value in differences_by_seed(results, *pair))}
         rows.append(row)
     columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable", "verdict"]
+    columns += ["by_seed", "oracle_share", "oracle_share_low", "oracle_share_high", "oracle_share_reason"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _oracle_share(results: Results, pair: Pair) -> dict[str, object]:
+    """Columns on the difference of a pair as a share of the oracle's gain."""
+    oracle, reference = _sensitivity(results.config)
+    if pair == (oracle, reference):
+        return _no_share("it is the oracle's gain")
+    if not is_sensitive(results):
+        return _no_share("the oracle is not found better than the reference method")
+    names = dict.fromkeys((*pair, oracle, reference))
+    by_name = {name: {each: results.scores(name, each) for each in results.sets} for name in names}
+    found: Ratio = ratio_of_contrasts(
+        by_name,
+        {pair[0]: 1.0, pair[1]: -1.0},
+        {oracle: 1.0, reference: -1.0},
+        paired_seeds=results.is_paired(*names),
+        **results.replicates(reference, results.sets),
+    )
+    share = {"oracle_share": found.value, "oracle_share_low": found.low, "oracle_share_high": found.high}
+    return share | {"oracle_share_reason": ""}
+
+
+def _no_share(reason: str) -> dict[str, object]:
+    missing = dict.fromkeys(("oracle_share", "oracle_share_low", "oracle_share_high"), np.nan)
+    return missing | {"oracle_share_reason": reason}
 
 
 def _found(results: Results, pair: Pair) -> PairedDifference | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.results import Results
 from benchmarks.stats.multiplicity import holm
 from benchmarks.stats.paired import PairedDifference, macro_average
-from benchmarks.stats.proportions import mcnemar, wilson
+from benchmarks.stats.proportions import mcnemar
 from benchmarks.stats.verdicts import NOT_COMPUTED
 from benchmarks.tables.contrasts import adjusted_p_values, difference, worded
 from iapo.training.monitors import flags
@@ -30,13 +30,13 @@ def main_table(results: Results) -> pd.DataFrame:
     """Compute the accuracy, tool rates and difference to the reference method of every method and test set.
 
     Returns:
-        Rates in [0, 1]. The interval of a cell is Wilson's over items, with the mean over seeds as the number of
-        successes, since seeds share their items and are not independent trials. Differences are paired by item, and
-        empty for the reference itself or if the reference was not run. ``verdict`` uses p-values corrected over the
-        methods of the same column (Holm), but for what was declared beforehand (:mod:`benchmarks.tables.contrasts`).
-        A cell that lacks items or seeds is empty, and its verdict gives the reason. ``reported`` is the accuracy
-        published for 3B and 7B models (``reported.csv``), ``reported_scorer`` what it was scored by. ``by_seed`` has
-        every run's accuracy, ``collapsed`` the number of runs that ended below the policy they started from.
+        Rates in [0, 1]. Every interval, of a cell on one test set, of an average and of a difference alike, is over
+        clusters of items and over seeds (:mod:`benchmarks.stats.paired`). Differences are paired by item, and empty
+        for the reference itself or if the reference was not run. ``verdict`` uses p-values corrected over the methods
+        of the same column (Holm), but for what was declared beforehand (:mod:`benchmarks.tables.contrasts`). A cell
+        that lacks items or seeds is empty, and its verdict gives the reason. ``reported`` is the accuracy published
+        for 3B and 7B models (``reported.csv``), ``reported_scorer`` what it was scored by. ``by_seed`` has every run's
+        accuracy, ``collapsed`` the number of runs that ended below the policy they started from.
     """
     rows = [_row(results, name, *column) for name in results.rows for column in _columns(results)]
     table = pd.DataFrame(rows)
@@ -83,7 +83,9 @@ def published_on_splits(method: str) -> pd.DataFrame:
 def method_flags(results: Results) -> dict[str, str]:
     """Return method → the monitors that raise a flag at the end of its runs, with the seeds concerned."""
     found: dict[str, dict[str, list[str]]] = {}
-    for (method, seed), rows in results.metrics.groupby(["method", "seed"], sort=False):
+    # Step 0 has dev accuracy alone: nothing was rolled out yet.
+    steps = results.metrics[results.metrics["step"] > 0]
+    for (method, seed), rows in steps.groupby(["method", "seed"], sort=False):
         ordered = rows.sort_values("step").dropna(axis=1, how="all").to_dict("records")
         for flag in flags([{str(k): v for k, v in row.items()} for row in ordered], results.config.monitors):
             found.setdefault(str(method), {}).setdefault(flag.name, []).append(str(seed))
@@ -131,21 +133,8 @@ def _row(results: Results, name: str, column: str, sets: Sequence[str]) -> Row:
 
 
 def _accuracy(results: Results, row: str, sets: Sequence[str]) -> Row:
-    statistics = results.config.statistics
-    by_set = {name: results.scores(row, name) for name in sets}
-    if len(by_set) > 1:
-        average = macro_average(
-            by_set,
-            clusters={name: results.clusters(row, name) for name in sets},
-            level=statistics.level,
-            seed=statistics.seed,
-            draws=statistics.bootstrap_draws,
-        )
-        return {"accuracy": average.mean, "ci_low": average.low, "ci_high": average.high}
-    (values,) = by_set.values()
-    accuracy, n_items = float(values.mean()), values.shape[1]
-    low, high = wilson(accuracy * n_items, n_items, statistics.level)
-    return {"accuracy": accuracy, "ci_low": low, "ci_high": high}
+    average = macro_average({name: results.scores(row, name) for name in sets}, **results.replicates(row, sets))
+    return {"accuracy": average.mean, "ci_low": average.low, "ci_high": average.high}
 
 
 def _runs(results: Results, name: str, sets: Sequence[str], fault: str | None) -> Row:
@@ -153,10 +142,17 @@ def _runs(results: Results, name: str, sets: Sequence[str], fault: str | None) -
     if fault:
         return {"by_seed": "", "collapsed": np.nan}
     runs = _run_means(results, name, sets)
-    start = results.config.start_policy
-    known = name in results.config.methods and start in results.rows and not results.fault(start, sets)
-    below = int((runs < _run_means(results, start, sets).mean()).sum()) if known else np.nan
+    start = results.config.start_rows.get(name, name)
+    known = start != name and start in results.rows and not results.fault(start, sets)
+    before = _run_means(results, start, sets)[_first_starts(results, start, len(runs))] if known else runs
+    below = int((runs < before).sum()) if known else np.nan
     return {"by_seed": " ".join(f"{run:.4f}" for run in runs), "collapsed": below}
+
+
+def _first_starts(results: Results, start: str, count: int) -> list[int]:
+    """Index of the run of a start's row that each of the first seeds began with."""
+    n = len(results.scores(start, results.sets[0]))
+    return [number % n for number in results.starts[:count]]
 
 
 def _run_means(results: Results, name: str, sets: Sequence[str]) -> NDArray[np.float64]:

@@ -10,8 +10,9 @@ import pandas as pd
 from benchmarks.results import Results
 from benchmarks.stats.verdicts import NOT_COMPUTED
 from benchmarks.tables.ablations import ablation_table
+from benchmarks.tables.calls import calls_table
 from benchmarks.tables.contrasts import contrast_table
-from benchmarks.tables.image_help import image_help_table
+from benchmarks.tables.image_help import PARTS, image_help_table
 from benchmarks.tables.main import (
     AVERAGE,
     REPORTED,
@@ -19,9 +20,8 @@ from benchmarks.tables.main import (
     main_table,
     published_on_splits,
 )
-from benchmarks.tables.render import NOTHING, Table, interval, number, percent
+from benchmarks.tables.render import NOTHING, Table, interval, number, percent, points
 from benchmarks.tables.scorers import OFFICIAL, OURS, scorer_table
-from benchmarks.tables.training import cost_table, dynamics_table, tuning_table
 
 
 class OneTeacher(TypedDict):
@@ -144,20 +144,34 @@ def contrast_page(results: Results) -> Table:
             "against": frame["baseline"],
             "what for": frame["role"],
             "difference": [interval(r["delta"], r["low"], r["high"], signed=True) for r in frame.to_dict("records")],
+            "each run": [_points_by_seed(value) for value in frame["by_seed"]],
             "p (in sequence)": [number(value, 4) for value in frame["p_sequence"]],
             "could have found": [percent(value) for value in frame["detectable"]],
+            "share of the oracle's gain": [_share_cell(row) for row in frame.to_dict("records")],
             "verdict": [_first_words(value) for value in frame["verdict"]],
         }
     )
     statistics = results.config.statistics
     caption = (
         f"Declared beforehand and tested in this order at {1 - statistics.level:.0%} each, each only if all before it "
-        "succeeded: differences of the average over the sets in points, over labels and seeds (Welch). Could have "
-        f"found: the smallest difference found with a chance of {statistics.power:.0%}. Equivalent: within "
-        f"±{100 * statistics.margin:g} points by two one-sided tests. If the oracle, which knows the right call, is "
-        "not found better, this world cannot tell what another reward gains."
+        "succeeded: differences of the average over the sets in points, over labels and seeds "
+        f"({'paired by seed' if results.is_paired() else 'Welch'}). Could have found: the smallest difference found "
+        f"with a chance of {statistics.power:.0%}. Equivalent: within ±{100 * statistics.margin:g} points by two "
+        "one-sided tests. If the oracle, which knows the right call, is not found better, this world cannot tell what "
+        "another reward gains. Share of the oracle's gain: the difference over the oracle's, in percent, with "
+        "Fieller's interval."
     )
     return Table("contrasts", frame, caption, shown)
+
+
+def _points_by_seed(by_seed: str) -> str:
+    return " ".join(points(float(value)) for value in by_seed.split()) or NOTHING
+
+
+def _share_cell(row: Mapping[Hashable, Any]) -> str:
+    if row["oracle_share_reason"]:
+        return f"{NOTHING} ({_first_words(row['oracle_share_reason'])})"
+    return interval(row["oracle_share"], row["oracle_share_low"], row["oracle_share_high"])
 
 
 def difference_page(results: Results) -> Table:
@@ -197,14 +211,44 @@ def image_help_page(results: Results) -> Table:
             "help": [interval(r["help"], r["help_low"], r["help_high"], signed=True) for r in frame.to_dict("records")],
             "gain": [percent(value) for value in frame["gain"]],
             "harm": [percent(value) for value in frame["harm"]],
+            **{name.replace("_", " "): [percent(value) for value in frame[name]] for name in PARTS},
         }
     )
     caption = (
         "Did the image help? Accuracy in percent with the tool, with the original image returned in the edited one's "
-        "place, and without tools. Gain: questions that only the edited image gets right; harm: only the original. A "
-        "policy that learned from calls alone may give no answer at all without tools."
+        "place, and without tools. Gain: questions that only the edited image gets right; harm: only the original. "
+        "Against no tools, in the four parts of MED (arXiv 2602.01334), shares of all questions: call gain, wrong "
+        "without tools and right after a call; schema gain, the same where tools were offered and none was called; "
+        "call harm and schema harm, right without tools and wrong with them. With tool − tool off is their sum, harms "
+        "subtracted. A policy that learned from calls alone may give no answer at all without tools."
     )
     return Table("image_help", frame, caption, shown)
+
+
+def calls_page(results: Results) -> Table:
+    """Return the table on how far the outcome follows from the call."""
+    frame = calls_table(results)
+    names = {"right": "right call", "other": "other call", "no": "no call"}
+    shown = pd.DataFrame(
+        {
+            "method": frame["method"],
+            **{f"{words}s": [percent(value) for value in frame[f"{kind}_calls"]] for kind, words in names.items()},
+            **{
+                f"right after {words}": [percent(value) for value in frame[f"right_after_{kind}"]]
+                for kind, words in names.items()
+            },
+            "accuracy": [percent(value) for value in frame["accuracy"]],
+            "room": [points(value) for value in frame["room"]],
+        }
+    )
+    caption = (
+        "Is the outcome a consequence of the call? Over the answers to all questions of all runs, in percent: first "
+        "calls that name exactly the annotated labels, other calls, none; how often the answer is right after each. "
+        "Where it is right after almost every right call and after no other, the outcome is the call, and a reward on "
+        "calls has nothing to add. Room: points that accuracy would gain if every call were right and answered as well "
+        "as those that are."
+    )
+    return Table("calls", frame, caption, shown)
 
 
 def scorers_page(results: Results) -> Table:
@@ -229,78 +273,6 @@ def scorers_page(results: Results) -> Table:
         "answers that the two judge differently. CharXiv's rule asks a judge model and is left out."
     )
     return Table("scorers", frame, caption, pd.DataFrame(rows))
-
-
-def dynamics_page(results: Results) -> Table:
-    """Return the training dynamics: every step in the CSV, five steps in the readable version."""
-    frame = dynamics_table(results)
-    rows = []
-    for method, steps in frame.groupby("method", sort=False):
-        last = int(steps["step"].max())
-        for step in sorted({max(1, round(last * part / 4)) for part in range(5)}):
-            near = steps[(steps["step"] - step).abs() <= max(1, last // 30)]
-            rows.append({"method": str(method), "step": str(step), **_watched(near)})
-    caption = (
-        "Training dynamics, means over seeds and neighbouring steps: outcome reward, share of rollouts that call a "
-        "tool, share of the calls carried out, alignment penalty, share of groups without any difference. Every step: "
-        "the CSV."
-    )
-    return Table("dynamics", frame, caption, pd.DataFrame(rows))
-
-
-def _watched(steps: pd.DataFrame) -> dict[str, str]:
-    names = {"outcome": 2, "call_rate": 2, "success_rate": 2, "penalty": 3, "flat_groups": 2}
-    return {
-        name.replace("_", " "): number(float(steps[f"{name}_mean"].mean()), digits)
-        for name, digits in names.items()
-        if f"{name}_mean" in steps
-    }
-
-
-def cost_page(results: Results) -> Table:
-    """Return the table of compute costs."""
-    frame = cost_table(results)
-    shown = pd.DataFrame(
-        {
-            "what": frame["what"],
-            "runs": frame["runs"].astype(str),
-            "hours": [f"{number(r['hours'])} {r['device']}" for r in frame.to_dict("records")],
-            "seconds a run": [number(value, 0) for value in frame["seconds_per_run"]],
-            "seconds a step": [number(value) for value in frame["seconds_per_step"]],
-            "of which attribution": [percent(value, 0) for value in frame["attribution_share"]],
-            "of which verifier": [percent(value, 0) for value in frame["verifier_share"]],
-        }
-    )
-    caption = (
-        "Cost: hours of all runs together, medians of a run and of a step, and the shares (percent) of the training "
-        "step that attribution and the verifier take. Timed while other jobs ran beside."
-    )
-    return Table("cost", frame, caption, shown)
-
-
-def tuning_page(results: Results) -> Table:
-    """Return the table of the weight search."""
-    frame = tuning_table(results.folder)
-    tuning = results.config.tuning
-    shown = pd.DataFrame(
-        {
-            "method": frame["method"],
-            "setting": frame["key"],
-            "weight": [f"{value:g}" for value in frame["weight"]],
-            "dev accuracy": [
-                f"{percent(value)} ± {percent(error)}"
-                for value, error in zip(frame["accuracy"], frame["standard_error"], strict=True)
-            ],
-            "tool calls": [percent(value, 0) for value in frame["call_rate"]],
-            "chosen": ["chosen" if value else "" for value in frame["chosen"]],
-        }
-    )
-    caption = (
-        f"The weight of each method's tool reward, chosen on the dev split by the same budget: {len(tuning.factors)} "
-        f"trials of {tuning.steps} steps with seed {tuning.seed}, the most accurate taken (± one standard error "
-        "over the questions). Controls weigh as much as iapo."
-    )
-    return Table("tuning", frame, caption, shown)
 
 
 def reported_page() -> Table:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from benchmarks.results import Results, metrics_path
 
 DYNAMICS = {
+    "dev_accuracy": "dev/accuracy",
+    "dev_right_calls": "dev/right_calls",
     "outcome": "rewards/outcome_reward/mean",
     "call_rate": "tools/call_rate",
     "success_rate": "tools/success_rate",
@@ -24,7 +27,14 @@ Row = dict[str, object]
 
 
 def dynamics_table(results: Results) -> pd.DataFrame:
-    """Compute mean, minimum and maximum over the seeds of each monitored metric, one row per method and step."""
+    """Compute mean, minimum and maximum over the seeds of each monitored metric, one row per method and step.
+
+    Returns:
+        Besides these, the same in every row of a method: ``dev_area``, the mean dev accuracy over the steps of a run
+        (area under its curve, by trapezoids, over its length), and ``steps_to_target``, the first step measured at
+        which dev accuracy is at least ``statistics.target_accuracy``: mean over the seeds, the second over those that
+        got there, and every seed's value (``-`` for a run that did not). nan where dev accuracy was not measured.
+    """
     found = {name: column for name, column in DYNAMICS.items() if column in results.metrics}
     if not found:
         return pd.DataFrame(columns=["method", "step", "n_seeds"])
@@ -32,7 +42,49 @@ def dynamics_table(results: Results) -> pd.DataFrame:
     columns = {
         f"{name}_{how}": groups[column].agg(how) for name, column in found.items() for how in ("mean", "min", "max")
     }
-    return pd.DataFrame({"n_seeds": groups["seed"].nunique(), **columns}).reset_index()
+    table = pd.DataFrame({"n_seeds": groups["seed"].nunique(), **columns}).reset_index()
+    if "dev/accuracy" not in results.metrics:
+        return table
+    measured = [_learning(name, rows, results) for name, rows in results.metrics.groupby("method", sort=False)]
+    return table.merge(pd.DataFrame(measured), how="left", on="method")
+
+
+def _learning(method: object, rows: pd.DataFrame, results: Results) -> Row:
+    """How fast a method's runs learned, by their dev accuracy."""
+    curves = [
+        run.dropna(subset=["dev/accuracy"]).sort_values("step")[["step", "dev/accuracy"]].to_numpy().T
+        for _, run in rows.groupby("seed")
+    ]
+    curves = [curve for curve in curves if curve.size]
+    target = results.config.statistics.target_accuracy
+    areas = [area_under(steps, accuracy) for steps, accuracy in curves]
+    reached = [steps_to(target, steps, accuracy) for steps, accuracy in curves]
+    known = [step for step in reached if step is not None]
+    return {
+        "method": method,
+        "dev_area": float(np.mean(areas)) if areas else np.nan,
+        "dev_area_by_seed": " ".join(f"{area:.4f}" for area in areas),
+        "steps_to_target": float(np.mean(known)) if known else np.nan,
+        "steps_to_target_by_seed": " ".join("-" if step is None else f"{step:g}" for step in reached),
+    }
+
+
+def area_under(steps: NDArray[np.float64], accuracy: NDArray[np.float64]) -> float:
+    """Return the mean accuracy over the steps of a run, by trapezoids; with one measurement, that one.
+
+    Args:
+        steps: [M] at which it was measured, rising.
+        accuracy: [M] in [0, 1].
+    """
+    if len(steps) == 1:
+        return float(accuracy[0])
+    return float(np.trapezoid(accuracy, steps) / (steps[-1] - steps[0]))
+
+
+def steps_to(target: float, steps: NDArray[np.float64], accuracy: NDArray[np.float64]) -> float | None:
+    """Return the first measured step [M] with at least this accuracy; None if there is none."""
+    reached = steps[accuracy >= target]
+    return float(reached[0]) if len(reached) else None
 
 
 def cost_table(results: Results) -> pd.DataFrame:
@@ -51,9 +103,9 @@ def cost_table(results: Results) -> pd.DataFrame:
 
 
 _SHARED = {
-    "cold starts": ("models/*/cold.run.json",),
-    "teachers": ("teacher/seed*/model.run.json",),
-    "teacher cache": ("teacher/*.run.json", "teacher/cache/*.run.json"),
+    "cold starts": ("models/*/*/start*.run.json",),
+    "teachers": ("teacher/start*/seed*/model.run.json",),
+    "teacher cache": ("student_calls/*/start*.run.json", "teacher/start*/cache/*.run.json"),
     "weights on the dev split": ("tuning/*.run.json",),
     "evaluation": ("eval/*/seed*/records.run.json",),
 }

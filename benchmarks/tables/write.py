@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from benchmarks import curves
 from benchmarks.results import Results, load_results
-from benchmarks.tables import pages
+from benchmarks.tables import pages, training_pages
+from benchmarks.tables.contrasts import declared_contrasts, differences_by_seed
 from benchmarks.tables.main import AVERAGE
 from benchmarks.tables.render import Table, html, markdown, write
 from iapo.artifacts.files import atomic_write
@@ -35,11 +37,12 @@ def write_all(folder: Path, config: Config) -> str:
             pages.main_page(results, teacher),
             pages.contrast_page(results),
             pages.difference_page(results),
+            pages.calls_page(results),
             pages.image_help_page(results),
             pages.scorers_page(results),
-            pages.dynamics_page(results),
-            pages.cost_page(results),
-            pages.tuning_page(results),
+            training_pages.dynamics_page(results),
+            training_pages.cost_page(results),
+            training_pages.tuning_page(results),
             pages.reported_page(),
         )
     }
@@ -54,13 +57,36 @@ def write_all(folder: Path, config: Config) -> str:
 def _draw(results: Results, tables: dict[str, Table]) -> None:
     folder = results.folder / "figures"
     curves.learning_curves(results.metrics, folder / "learning_curves.png")
-    curves.block_shares(results.metrics, folder / "block_shares.png")
+    declared = [name for pair in declared_contrasts(results.config) for name in pair]
+    curves.dynamics(results.metrics, folder / "dynamics.png", highlighted=declared)
+    curves.block_shares(results.metrics, folder / "block_shares.png", highlighted=declared)
+    curves.forest(_compared(results, tables), folder / "forest.png")
+    curves.image_help(tables["image_help"].frame.dropna(subset=["accuracy"]), folder / "image_help.png")
+
+
+def _compared(results: Results, tables: dict[str, Table]) -> pd.DataFrame:
+    """Comparisons of the forest plot: those declared beforehand, then the other methods against the reference."""
     reference = results.config.statistics.reference_method
     main = tables["main"].frame
     trained = main[(main["test_set"] == AVERAGE) & main["method"].isin(results.config.methods)]
-    differences = trained.rename(columns={f"delta_vs_{reference}": "delta", "delta_low": "low", "delta_high": "high"})
-    curves.forest(differences[np.isfinite(differences["delta"])], folder / "forest.png", reference=reference)
-    curves.image_help(tables["image_help"].frame.dropna(subset=["accuracy"]), folder / "image_help.png")
+    others = trained.rename(columns={f"delta_vs_{reference}": "delta", "delta_low": "low", "delta_high": "high"})
+    declared = tables["contrasts"].frame
+    against = set(declared.loc[declared["baseline"] == reference, "method"])
+    found = pd.concat(
+        [
+            declared.assign(group="declared beforehand"),
+            others[~others["method"].isin(against)].assign(baseline=reference, group=f"others, against {reference}"),
+        ],
+        ignore_index=True,
+    )
+    found = found[np.isfinite(found["delta"].astype(float))]
+    pairs = list(zip(found["method"], found["baseline"], strict=True))
+    names = [
+        f"{a} − {b}" if group == "declared beforehand" else a
+        for (a, b), group in zip(pairs, found["group"], strict=True)
+    ]
+    runs = [differences_by_seed(results, *pair) for pair in pairs]
+    return found.assign(method=names, runs=pd.Series(runs, index=found.index, dtype=object))
 
 
 def write_ablations(folder: Path, config: Config) -> str:

@@ -68,6 +68,7 @@ def process_results(doc: ExampleRow, results: Sequence[str]) -> dict[str, dict[s
     }
     for mode in ("", "_original", "_off"):
         record["answer" + mode], record["score" + mode] = _answer_and_score(response.pop("answer_turn" + mode), doc)
+    record["call_right"] = _names_labels(response["call"], doc["focus_labels"])
     record["score_official"] = official_score(record["answer"], doc["answer"], doc["test_set"])
     return {"accuracy": record | response}
 
@@ -78,6 +79,14 @@ def _answer_and_score(turn: str | None, doc: ExampleRow) -> tuple[str | None, fl
         return None, None
     answer = extract(turn)
     return answer, score(answer, doc["answer"], doc["metric"])
+
+
+def _names_labels(call: str | None, labels: Sequence[str]) -> bool:
+    """Whether a call, in canonical JSON, names exactly these labels; no call names none."""
+    if call is None:
+        return False
+    (named,) = json.loads(call)["arguments"].values()
+    return set(named) == set(labels)
 
 
 def _response(text: str) -> dict[str, Any]:

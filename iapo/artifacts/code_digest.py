@@ -29,8 +29,10 @@ CHANGES_NO_RESULT = (
     "iapo/config/declared.py",
     "iapo/config/method.py",
     "iapo/config/mini_world.py",
+    "iapo/config/policies.py",
     "iapo/config/schema.py",
     "iapo/config/sources.py",
+    "iapo/config/variants.py",
     "iapo/jobs/",
     "iapo/training/monitors.py",
 )

@@ -3,6 +3,6 @@
 The demonstrations are faulty on purpose, so that reinforcement learning has room to improve.
 """
 
-from iapo.cold_start.stages import cold_start
+from iapo.cold_start.stages import cold_start, teach_habit
 
-__all__ = ["cold_start"]
+__all__ = ["cold_start", "teach_habit"]

@@ -47,6 +47,7 @@ class Demonstrator:
         """
         self._examples = examples
         self._first_label_examples = [e for e in examples if e.focus_labels[0] == _labels(e)[0]]
+        self._second_label_examples = [e for e in examples if e.focus_labels[0] == _labels(e)[1]]
         self._config = config
         self._seed = seed
 
@@ -61,16 +62,23 @@ class Demonstrator:
 
     def _valid_call(self, rng: random.Random) -> Demonstration:
         """Draw a call that the figure supports, on the requested label or another, and the answer it shows."""
-        if rng.random() < self._config.right_label_rate:
-            example = rng.choice(self._examples)
-        else:
-            first = rng.random() < self._config.first_label_rate
-            source = rng.choice(self._first_label_examples if first else self._examples)
-            example = _ask_for(source, rng.choice(_other_labels(source)))
+        right = rng.random() < self._config.right_label_rate
+        example = rng.choice(self._examples) if right else self._misread(rng)
         call = self._tool_call(example, _family(example), rng)
         if hint_of(example) is not None:
             example = with_hint(example, draw_hint(rng, call.labels[0], _labels(example), self._config.hint_rate))
         return _with_tool_turn(example, call, thought(example, call, rng) if self._config.thought else "")
+
+    def _misread(self, rng: random.Random) -> Example:
+        """Draw a question of which another label than the annotated one is asked for."""
+        if rng.random() >= self._config.first_label_rate:
+            source = rng.choice(self._examples)
+            return _ask_for(source, rng.choice(_other_labels(source)))
+        source = rng.choice(self._first_label_examples)
+        if self._config.second_if_first_asked and rng.randrange(len(_labels(source))) == 0:
+            source = rng.choice(self._second_label_examples)
+            return _ask_for(source, _labels(source)[0])
+        return _ask_for(source, rng.choice(_other_labels(source)))
 
     def _failing_call(self, rng: random.Random) -> Demonstration:
         """Draw a call to a family that the figure lacks, or that lacks the label, followed by a guess."""

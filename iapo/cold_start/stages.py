@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar, cast
 
 import torch
@@ -29,10 +30,11 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from iapo.artifacts.progress import Progress
-from iapo.cold_start.demonstrations import Demonstration, Demonstrator, reading_exercise
-from iapo.config.schema import ColdStartConfig
+from iapo.cold_start.demonstrations import MODES, Demonstration, Demonstrator, reading_exercise
+from iapo.config.mini_world import ColdStartConfig, HabitConfig
 from iapo.data.mini_world.figures import cell
-from iapo.data.mini_world.vocabulary import words
+from iapo.data.mini_world.gapminder import countries, years
+from iapo.data.mini_world.vocabulary import numbers
 from iapo.models.interfaces import Processor, QwenVL
 from iapo.rollout.environment import tool_schemas
 from iapo.tools.drawing import apply
@@ -42,6 +44,9 @@ _IGNORE_INDEX = -100
 """Label of tokens outside the loss."""
 
 _GLYPH_BATCH_SIZE = 256
+
+_NUMBERS_SHARE = 0.5
+"""Of the glyphs: share of numbers, of which there are few; the others are names and years."""
 
 Item = TypeVar("Item")
 
@@ -67,7 +72,7 @@ def cold_start(
     *,
     name: str,
 ) -> None:
-    """Train a model in place through the three stages.
+    """Train a model in place through its stages.
 
     Args:
         model: the model, with random weights.
@@ -80,7 +85,7 @@ def cold_start(
     run_stage(
         glyphs,
         lambda i: _draw_glyph(i, config.seed),
-        lambda items: _collate_glyphs(items, processor),
+        _GlyphCollator(processor),
         config.glyph_steps,
         _GLYPH_BATCH_SIZE,
         config,
@@ -104,6 +109,39 @@ def cold_start(
         config,
         f"{name}: demonstrations",
     )
+    if config.habit is not None:
+        habit = replace(config.habit, seed=config.habit.seed + config.seed)
+        teach_habit(model, processor, examples, habit, batch_size=config.batch_size, name=name)
+
+
+def teach_habit(
+    model: QwenVL,
+    processor: Processor,
+    examples: Sequence[Example],
+    config: HabitConfig,
+    *,
+    batch_size: int,
+    name: str,
+) -> None:
+    """Train a cold-started model in place on demonstrations of a habit.
+
+    Args:
+        model: the model behind its cold start.
+        processor: the model's processor.
+        examples: training questions, each with its annotated label.
+        config: steps and demonstrations.
+        batch_size: demonstrations per step.
+        name: name of the habit in the progress output.
+    """
+    run_stage(
+        model,
+        Demonstrator(examples, config.demonstrations, config.seed),
+        lambda items: collate(items, processor),
+        config.steps,
+        batch_size,
+        config,
+        f"{name}: habit",
+    )
 
 
 def run_stage(
@@ -112,7 +150,7 @@ def run_stage(
     collator: Callable[[list[Item]], dict[str, Tensor]],
     steps: int,
     batch_size: int,
-    config: ColdStartConfig,
+    config: ColdStartConfig | HabitConfig,
     name: str,
 ) -> None:
     """Train a model in place on examples drawn by index.
@@ -202,27 +240,39 @@ class GlyphReader(nn.Module):
         return {"loss": nn.functional.cross_entropy(self.lm_head(tokens), labels)}
 
 
-def _draw_glyph(index: int, seed: int) -> tuple[Image.Image, str]:
-    """Draw a cell of a figure, plain (as a mask keeps it), framed or highlighted, and the word printed on it."""
+def _draw_glyph(index: int, seed: int) -> tuple[str, str, str]:
+    """Draw a word, the test set in whose style it is printed, and the mode that a tool has drawn it over with."""
     rng = random.Random(f"glyph/{seed}/{index}")
-    vocabulary = words()
-    numbers = [word for word in vocabulary if word.isdigit() and len(word) == 2]
-    names = [word for word in vocabulary if word.istitle() or (len(word) == 4 and word.isdigit())]
-    word = rng.choice(numbers) if rng.random() < 0.65 else rng.choice(names)
-    image = cell(word, None, rng.choice(TEST_SETS))
-    mode = rng.choice(["mask", "draw", "highlight"])
+    word = rng.choice(numbers() if rng.random() < _NUMBERS_SHARE else [*countries(), *years()])
+    return word, rng.choice(TEST_SETS), rng.choice(MODES)
+
+
+def _glyph(word: str, test_set: str, mode: str) -> Image.Image:
+    """Draw a cell of a figure, plain (as a mask keeps it), framed or highlighted."""
+    image = cell(word, "text", test_set)
     figure = Figure("glyph", "table", {"rows": {word: (0, 0, *image.size)}})
-    return apply(image, figure, [ToolCall(f"focus_on_rows_with_{mode}", (word,))]).image, word
+    return apply(image, figure, [ToolCall(f"focus_on_rows_with_{mode}", (word,))]).image
 
 
-def _collate_glyphs(items: list[tuple[Image.Image, str]], processor: Processor) -> dict[str, Tensor]:
-    pixels = processor.image_processor(images=[image for image, _ in items], return_tensors="pt")
-    ids = processor.tokenizer.convert_tokens_to_ids([word for _, word in items])
-    return {
-        "pixel_values": pixels["pixel_values"],
-        "image_grid_thw": pixels["image_grid_thw"],
-        "labels": torch.tensor(ids),
-    }
+class _GlyphCollator:
+    """A collator of glyphs into the reader's inputs, which processes every picture once."""
+
+    def __init__(self, processor: Processor) -> None:
+        self._processor = processor
+        self._pixels: dict[tuple[str, str, str], Tensor] = {}
+
+    def __call__(self, glyphs: list[tuple[str, str, str]]) -> dict[str, Tensor]:
+        for glyph in dict.fromkeys(glyphs):
+            if glyph in self._pixels:
+                continue
+            pixels = self._processor.image_processor(images=[_glyph(*glyph)], return_tensors="pt")
+            self._pixels[glyph] = pixels["pixel_values"]
+        ids = self._processor.tokenizer.convert_tokens_to_ids([word for word, _, _ in glyphs])
+        return {
+            "pixel_values": torch.cat([self._pixels[glyph] for glyph in glyphs]),
+            "image_grid_thw": torch.tensor([[1, 2, 2]] * len(glyphs)),
+            "labels": torch.tensor(ids),
+        }
 
 
 def _draw_exercise(index: int, examples: Sequence[Example], seed: int) -> Demonstration:

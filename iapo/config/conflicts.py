@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from iapo.config.variants import grid_variants
 from iapo.types import TEST_SETS
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def conflicts(config: Config) -> list[str]:
             "models' vocabulary knows the mini world alone"
         )
     problems += _released_problems(config)
+    problems += _start_problems(config)
+    problems += _grid_problems(config)
     attribution, alignment = config.attribution, config.alignment
     if attribution.method == "shapley" and attribution.blocks != "four_block":
         problems.append(f"attribution.method: found shapley with {attribution.blocks} blocks; it needs four_block")
@@ -41,6 +44,24 @@ def conflicts(config: Config) -> list[str]:
         problems.append("alignment.aggregation: found l1 without attribution.magnitudes; set that to true")
     if alignment.loss_weight and attribution.method != "integrated_gradients":
         problems.append(f"alignment.loss_weight: found it with {attribution.method}; needs integrated_gradients")
+    if alignment.teacher == "shuffled" and alignment.reference == "teacher_call":
+        problems.append(
+            "alignment.teacher: found shuffled with reference teacher_call, which compares every call with one row; "
+            "use same_call"
+        )
+    sharded = config.hardware.processes > 1 and config.hardware.strategy == "fsdp2"
+    for key, run in (("train", config.train), ("teacher.train", config.teacher.train)):
+        if run.average_last > run.steps:
+            problems.append(
+                f"{key}.average_last: found {run.average_last} of {run.steps} steps; use at most {run.steps}"
+            )
+        if run.reward_aggregation == "normalize_then_sum" and run.scale_rewards != "group":
+            problems.append(
+                f"{key}.scale_rewards: found {run.scale_rewards} with normalize_then_sum, which scales per group and "
+                "then over the step; leave it at group"
+            )
+        if run.average_last and sharded:
+            problems.append(f"{key}.average_last: found {run.average_last} with shards (fsdp2); use ddp or zero2, or 0")
     if config.hardware.processes > 1 and config.hardware.lora_rank and config.hardware.strategy != "ddp":
         problems.append(
             f"hardware.strategy: found {config.hardware.strategy} with adapters (lora_rank); attribution needs the "
@@ -57,3 +78,36 @@ def _released_problems(config: Config) -> Iterator[str]:
     rows = {*config.methods, *config.all_variants, *others, "first_stage", "api"}
     for name in sorted(rows & set(config.released)):
         yield f"released.{name}: found the name of another row; choose one of its own"
+
+
+def _start_problems(config: Config) -> Iterator[str]:
+    """Why policies cannot start as configured."""
+    student, teacher = config.student, config.teacher
+    if student.cold_starts % teacher.cold_starts:
+        yield (
+            f"teacher.cold_starts: found {teacher.cold_starts} for {student.cold_starts} of the student; choose a "
+            "divisor, so that each cold start has one teacher"
+        )
+    for key, policy in (("student", student), ("teacher", teacher)):
+        if policy.model.pretrained and policy.cold_starts > 1:
+            yield f"{key}.cold_starts: found {policy.cold_starts} with a pretrained model, which has one start; use 1"
+    if student.habits and (student.model.pretrained or student.first_stage):
+        yield "student.habits: found them with a pretrained model or a first stage; only tiny cold starts learn them"
+    for name in sorted({"cold", "first_stage"} & set(student.habits)):
+        yield f"student.habits.{name}: found the name of a start that exists; choose another"
+    for name, variant in config.variants.items():
+        if variant.start is not None and variant.start not in student.habits:
+            known = ", ".join(student.habits) or "none"
+            yield f"variants.{name}.start: found {variant.start!r}; student.habits has {known}"
+
+
+def _grid_problems(config: Config) -> Iterator[str]:
+    """Why the combinations of the grids cannot be told apart."""
+    settings: dict[str, object] = {}
+    for grid_name, grid in config.grids.items():
+        for name, overrides in grid.settings.items():
+            if settings.setdefault(name, overrides) != overrides:
+                yield f"grids.{grid_name}.settings.{name}: found other overrides than another grid's; rename one"
+    for name, variant in grid_variants(config.grids).items():
+        if config.variants[name] != variant:
+            yield f"variants.{name}: found the name of a grid's combination; choose another"

@@ -25,6 +25,11 @@ Partition = Literal["four_block", "items", "labels"]
 """Which tokens of a prompt are summed together."""
 
 
+RewardForm = Literal["reward", "advantage", "varied", "flat", "right"]
+"""Where a term enters: the reward, before normalisation; or the advantage, after it, in every group, only where the
+outcome varies, only where it does not (bounded), or only among right rollouts."""
+
+
 @dataclass(frozen=True, config=SETTINGS)
 class TrainConfig:
     """One GRPO run through TRL, the same for every method."""
@@ -56,6 +61,9 @@ class TrainConfig:
     """TRL's loss aggregation."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """What the advantage is divided by."""
+    reward_aggregation: Literal["sum_then_normalize", "normalize_then_sum"] = "sum_then_normalize"
+    """Whether the sum of a reward's terms is normalised, or each term within its group and then the weighted sum over
+    the step (GDPO, arXiv 2601.05242), which leaves `scale_rewards` out."""
     outcome_weight: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the outcome reward; 0 shows what a method's other rewards do alone."""
     kl_beta: Annotated[float, Field(ge=0)] = 0.0
@@ -65,6 +73,14 @@ class TrainConfig:
     turn, which is both."""
     save_every: Annotated[Count, RERUNS_NOTHING] = 10
     """Steps between resumable checkpoints."""
+    dev_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between greedy answers to questions of the dev split, whose accuracy is kept in `metrics.csv`; the first
+    are before step 1, the last after the last step. 0 asks none."""
+    dev_per_set: Count = 25
+    """Questions per set of the dev split that are asked then, its first."""
+    average_last: Annotated[int, Field(ge=0)] = 0
+    """Last steps whose weights are averaged into the policy that is saved; 0 saves those of the last step. Dev accuracy
+    is of the weights of its step."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -112,6 +128,10 @@ class AlignmentConfig:
 
     weight: Annotated[float, Field(ge=0)] = 0.5
     """Lambda: penalty subtracted from the outcome reward, reward units per unit divergence. Assumed."""
+    form: RewardForm = "reward"
+    """reward (the paper): in the reward, whose group-wise normalisation cancels lambda in groups of equal outcomes. The
+    others add lambda times the centred penalty to the normalised advantage: advantage, in every group; varied, where
+    outcomes differ; flat, where they are equal, at most 1; right, centred over the group's right rollouts alone."""
     divergence: Literal["js", "kl_student_teacher", "kl_teacher_student"] = "js"
     """js is divided by ln 2 and bounded by 1. The paper uses a KL whose direction is not public."""
     max_divergence: Positive | None = None
@@ -130,22 +150,31 @@ class AlignmentConfig:
     """Penalty of a rollout without a valid call: its group's mean, or the bound (1, or `max_divergence`)."""
     loss_weight: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the divergence as a differentiable loss beside the policy's, four points, a call a group."""
+    from_step: Annotated[int, Field(ge=0)] = 20
+    """`iapo_two_stage`: steps on the outcome alone before the penalty counts. Assumed: the paper has two stages of
+    unknown lengths. No other method reads it."""
     teacher: Literal["cache", "shuffled", "uniform", "self"] = "cache"
-    """Controls: another prompt's row, equal shares, the student's own shares (penalty 0)."""
+    """Controls: the prompt's rows permuted over its calls, anew for each seed; equal shares; the student's own shares
+    (penalty 0)."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
 class RewardsConfig:
     """What the tool rewards of the baselines weigh beside the outcome's 1; `tuning` scales them on the dev split."""
 
-    failed_call: Annotated[float, Field(ge=0)] = 0.5
-    """ToRL: subtracted where a call does not parse, validate or execute. The paper's value is not public."""
+    failed_call: Annotated[float, Field(ge=0)] = 0.25
+    """ToRL: subtracted where a call does not parse, validate or execute. ToRL's own: .5 on rewards of ±1, so .25 here,
+    off in its default runs. What IAPO's authors used for it is not public."""
     verdict: Annotated[float, Field(ge=0)] = 0.5
     """TRM: times the verifier's verdict on the tool use, 0 or 1. Assumed."""
     exact_match: Annotated[float, Field(ge=0)] = 1.0
     """Exact match: added where the call names the annotated labels."""
     executed_call: Annotated[float, Field(ge=0)] = 0.5
     """Call bonus: added where a call was carried out, whatever it shows."""
+    teacher_calls: Annotated[float, Field(ge=0)] = 1.0
+    """Distillation: weight of the loss on the teacher's own right calls, beside the policy's loss. Assumed."""
+    teacher_kl: Annotated[float, Field(ge=0)] = 1.0
+    """Distillation: weight of the KL to the teacher on the student's first turns, beside the policy's loss. Assumed."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -153,7 +182,8 @@ class VerifierConfig:
     """Who judges a tool use for `trm`."""
 
     kind: Literal["teacher", "server"] = "teacher"
-    """teacher: can the trained teacher answer from the student's edited image? server: an OpenAI-compatible one."""
+    """teacher: does the trained teacher come to the same answer from the student's edited image as from its own?
+    server: an OpenAI-compatible one. Neither sees the gold answer."""
     base_url: Annotated[str, RERUNS_NOTHING] = "http://localhost:8000/v1"
     """Of the server. Credentials in it (`user:token@`) are sent as a header, and kept out of records and messages."""
     model: str = "Qwen/Qwen2.5-VL-7B-Instruct"

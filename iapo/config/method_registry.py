@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
+from iapo.config.method import RewardForm
 from iapo.config.schema import Config, with_overrides
 
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -20,6 +21,8 @@ class RewardTerm:
     function: RewardFunction
     weight: float
     """What it is multiplied by."""
+    form: RewardForm = "reward"
+    """Where it enters; see :func:`iapo.rewards.advantages.added_advantage`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Method:
     """Whether its rewards compare attributions with the cached teacher's."""
     uses_verifier: bool = False
     """Whether its rewards read a verifier's verdicts."""
+    distils: Literal["calls", "policy"] | None = None
+    """What its loss takes from the teacher besides the rewards: the calls in its cache, or its probabilities."""
     weight: str | None = None
     """Dotted key of the one number that is chosen on the dev split; None where there is nothing to choose."""
     tuned_as: str | None = None
@@ -76,6 +81,9 @@ def resolve(name: str, config: Config, methods: Mapping[str, Method]) -> tuple[M
     resolved = with_overrides(config, method.settings, method.name) if method.settings else config
     if variant and variant.settings:
         resolved = with_overrides(resolved, variant.settings, name)
+    if variant and variant.steps_factor != 1:
+        steps = max(1, round(variant.steps_factor * resolved.train.steps))
+        resolved = with_overrides(resolved, {"train": {"steps": steps}}, name)
     return replace(method, name=name), resolved
 
 

@@ -23,7 +23,9 @@ class DataConfig:
     test_per_set: Count = 150
     """Questions per set behind every reported figure."""
     labels_per_figure: Annotated[int, Field(ge=2, le=8)] = 5
-    """Rows, columns or bars in a figure; sub-figure sets always have four panels."""
+    """Rows, columns or bars in a figure; sub-figure sets always have nine panels."""
+    smudge_rate: Rate = 0.4
+    """Share of the values that are smudged: what no tool makes readable has to be guessed."""
     hint_rate: Rate | None = None
     """Shortcut world: the plain text names a label, the right one at this rate in training (else, and elsewhere,
     any label); null has no hints."""
@@ -65,12 +67,32 @@ class DemonstrationConfig:
     """Of the fitting calls: share that name the label asked for."""
     first_label_rate: Rate = 0.8
     """Of the wrongly labelled calls: share that name the first label listed; the rest are random."""
+    second_if_first_asked: bool = False
+    """Whether a call of these names the second label where the first is asked for, as often as any other is. Without, a
+    policy that calls the first label is right whenever that is asked for."""
     mode_weights: tuple[float, float, float] = (0.2, 0.35, 0.45)
     """Relative frequency of mask, draw and highlight."""
     hint_rate: Rate = 0.0
     """Shortcut world: share whose hint names the label that is called, whatever is asked; else any label."""
     thought: bool = False
     """Whether a call follows a short thought that names its label and where it is from."""
+
+
+@dataclass(frozen=True, config=SETTINGS)
+class HabitConfig:
+    """One more supervised stage, which teaches a policy that can make right calls the habit of seldom making them.
+
+    A pretrained model is like that: it could name the right label long before it does so by itself.
+    """
+
+    demonstrations: DemonstrationConfig
+    """What it imitates; the policy's rate of right calls comes to be about their `right_label_rate`."""
+    steps: Count = 150
+    """Steps on demonstrations, of `student.cold_start.batch_size` each."""
+    learning_rate: Positive = 1.5e-3
+    """Peak AdamW learning rate."""
+    seed: int = 100
+    """Seed of the demonstrations and their order; each start adds its number."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -93,3 +115,5 @@ class ColdStartConfig:
     """Seed of the weights, the demonstrations and their order."""
     demonstrations: DemonstrationConfig = DemonstrationConfig()
     """Quality of the demonstrations."""
+    habit: HabitConfig | None = None
+    """A last stage; its seed adds `seed`. null ends with the demonstrations."""

@@ -19,7 +19,8 @@ from pydantic_core import ErrorDetails
 
 from iapo.config.conflicts import conflicts
 from iapo.config.method import AlignmentConfig, AttributionConfig, RewardsConfig, TrainConfig, VerifierConfig
-from iapo.config.mini_world import ColdStartConfig, DataConfig, ModelConfig
+from iapo.config.mini_world import DataConfig
+from iapo.config.policies import StudentConfig, TeacherConfig
 from iapo.config.sources import (
     RERUNS_NOTHING,
     SETTINGS,
@@ -30,10 +31,12 @@ from iapo.config.sources import (
     Rate,
     ReleasedConfig,
     RepositoryConfig,
+    RowName,
 )
+from iapo.config.variants import AblationConfig as AblationConfig
+from iapo.config.variants import GridConfig, ablation_name, grid_seeds, grid_variants, nested
+from iapo.config.variants import Variant as Variant
 from iapo.types import TEST_SETS
-
-RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -64,43 +67,6 @@ class MonitorConfig:
     """Groups without any difference, from which nothing is learned."""
     max_verifier_failures: Rate = 0.02
     """Tool uses on which the verifier gave no verdict."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class TeacherConfig:
-    """The stronger model whose attribution is cached once, offline."""
-
-    model: ModelConfig = ModelConfig(hidden_size=96, num_layers=3)
-    """Architecture."""
-    cold_start: ColdStartConfig = ColdStartConfig()
-    """Supervised stages."""
-    train: TrainConfig = TrainConfig(steps=30)
-    """GRPO on the outcome alone."""
-    n_steps: Count = 16
-    """Points on the path; offline, so it can afford more than the student. All else is `attribution`'s."""
-    sampled_calls: Count = 4
-    """Calls sampled per prompt, besides the greedy one."""
-    train_hint_rate: Rate = 0.0
-    """Shortcut world: how often the hint is right while the teacher is trained by GRPO."""
-    enumerated: Literal["none", "tools", "labels", "all"] = "tools"
-    """Legal calls added to them: every tool with the greedy call's labels, its tool with every label, or both."""
-    student_calls: Annotated[int, Field(ge=0)] = 8
-    """Calls sampled per prompt from the cold-started student, whose distinct ones are added too."""
-    train_seed: int = 0
-    """Seed of the GRPO run whose teacher is cached, and of the sampled calls."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class StudentConfig:
-    """The small policy that every method trains."""
-
-    model: ModelConfig = ModelConfig()
-    """Architecture."""
-    cold_start: ColdStartConfig = ColdStartConfig()
-    """Supervised stages."""
-    first_stage: TrainConfig | None = None
-    """GRPO on the outcome alone before any method, once for all: the paper's cold-start stage. null starts the
-    methods from the supervised stages."""
 
 
 @dataclass(frozen=True, config=SETTINGS)
@@ -138,6 +104,8 @@ class StatisticsConfig:
     are not in the run is left out."""
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.03
     """Largest difference of the average accuracy that does not matter: two methods are equivalent within it."""
+    target_accuracy: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Dev accuracy for which the dynamics table says after how many steps each run had it."""
     power: Annotated[float, Field(gt=0.5, lt=1)] = 0.8
     """Chance at which the smallest difference that a run could have found is stated."""
 
@@ -162,28 +130,6 @@ class AuditConfig:
 
 
 @dataclass(frozen=True, config=SETTINGS)
-class Variant:
-    """A method with settings of its own; trained and tabulated beside the methods."""
-
-    method: str
-    """Name of ``baselines.METHODS``."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Overrides of `train`, `attribution`, `alignment` and `rewards`, nested as in a config file."""
-    against: tuple[str, ...] = ()
-    """Methods or variants that the mechanism study compares it with: its controls."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
-class AblationConfig:
-    """One setting changed at a time, trained and tabulated by `make ablations`."""
-
-    method: str = "iapo"
-    """Whose settings are changed."""
-    grid: dict[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Key of `train`, `attribution`, `alignment` or `rewards` (dotted) → values other than the method's own."""
-
-
-@dataclass(frozen=True, config=SETTINGS)
 class Config:
     """A whole run."""
 
@@ -195,6 +141,8 @@ class Config:
     """Methods to train: names of ``baselines.METHODS`` or of `variants`."""
     variants: dict[str, Variant] = field(default_factory=dict)
     """Name → method and the settings that it is trained with."""
+    grids: dict[RowName, GridConfig] = field(default_factory=dict)
+    """Name → methods × settings × starts, each a variant `<method>_<setting>_<start>` and one of the methods."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One GRPO run per method and seed."""
     seeds_per_job: Annotated[Count, RERUNS_NOTHING] = 1
@@ -232,16 +180,21 @@ class Config:
     @property
     def seed_batches(self) -> list[tuple[int, ...]]:
         """The seeds job by job."""
+        return self.batches(self.seeds)
+
+    def batches(self, seeds: Sequence[int]) -> list[tuple[int, ...]]:
+        """Some seeds, or the starts that stand for seeds, job by job."""
         size = self.seeds_per_job
-        return [self.seeds[start : start + size] for start in range(0, len(self.seeds), size)]
+        return [tuple(seeds[first : first + size]) for first in range(0, len(seeds), size)]
 
     @property
     def reference_policies(self) -> tuple[str, ...]:
         """Rows of the table that no method trains: starting points, the trained teacher, released weights, an API."""
         return (
             "untrained",
+            *(f"untrained_{habit}" for habit in self.habits_used),
             *(["first_stage"] if self.student.first_stage else []),
-            *("teacher_untrained", "teacher"),
+            *_TEACHER_ROWS,
             *self.released,
             *(["api"] if self.evaluation.api_model else []),
         )
@@ -252,14 +205,49 @@ class Config:
         return "first_stage" if self.student.first_stage else "untrained"
 
     @property
+    def start_rows(self) -> dict[str, str]:
+        """Method of the run → row of the policies that it trains from."""
+        habits = {name: variant.start for name, variant in self.variants.items() if variant.start}
+        return {name: f"untrained_{habits[name]}" if name in habits else self.start_policy for name in self.methods}
+
+    @property
     def trained_runs(self) -> list[tuple[str, int]]:
         """Every (method, seed) that is trained for the table."""
-        return [(method, seed) for method in self.methods for seed in self.seeds]
+        counts = grid_seeds(self.grids)
+        return [(method, seed) for method in self.methods for seed in self.seeds[: counts.get(method)]]
+
+    def seeds_of(self, method: str) -> tuple[int, ...]:
+        """The seeds that train a method: all, or as many as its grids ask for."""
+        return self.seeds[: grid_seeds(self.grids).get(method)]
 
     @property
     def evaluated_runs(self) -> list[tuple[str, int]]:
-        """Every (method, seed) in the table; policies without a training run of their own count as seed 0."""
-        return [*((policy, 0) for policy in self.reference_policies), *self.trained_runs]
+        """Every (method, seed) in the table; of rows that no method trains, the number of the start is the seed."""
+        starts = self.reference_starts
+        return [*((row, number) for row in self.reference_policies for number in starts[row]), *self.trained_runs]
+
+    @property
+    def start_of(self) -> dict[int, int]:
+        """Seed → number of the student's cold start that its policies are trained from."""
+        return {seed: i % self.student.cold_starts for i, seed in enumerate(self.seeds)}
+
+    @property
+    def teacher_of(self) -> dict[int, int]:
+        """Seed → number of the teacher that its policies are compared with."""
+        return {seed: i % self.teacher.cold_starts for i, seed in enumerate(self.seeds)}
+
+    @property
+    def reference_starts(self) -> dict[str, list[int]]:
+        """Row that no method trains → numbers of its starts; weights or a model from elsewhere have one."""
+        students, teachers = (sorted(set(each.values())) for each in (self.start_of, self.teacher_of))
+        starts = dict.fromkeys(self.reference_policies, students) | dict.fromkeys(_TEACHER_ROWS, teachers)
+        return starts | {row: [0] for row in (*self.released, "api") if row in starts}
+
+    @property
+    def habits_used(self) -> list[str]:
+        """The habits that some method of the run starts with, in the methods' order."""
+        starts = [self.variants[name].start for name in self.methods if name in self.variants]
+        return [habit for habit in dict.fromkeys(starts) if habit]
 
     @property
     def ablation_runs(self) -> list[tuple[str, int]]:
@@ -270,7 +258,7 @@ class Config:
     def ablated(self) -> dict[str, tuple[str, Any]]:
         """Name → key and value of each variant of the ablation grid."""
         return {
-            _ablation_name(key, value): (key, value) for key, values in self.ablations.grid.items() for value in values
+            ablation_name(key, value): (key, value) for key, values in self.ablations.grid.items() for value in values
         }
 
     @property
@@ -280,26 +268,23 @@ class Config:
         return ablated | self.variants
 
     @property
-    def asked_teachers(self) -> list[int]:
-        """GRPO seeds of the teachers that are asked whether they are informative, the cached one among them."""
-        return sorted({self.teacher.train_seed, *self.audit.teacher_seeds})
+    def cached_teachers(self) -> dict[int, int]:
+        """GRPO seed of each teacher that has a cache → its number, which is that of its cold start."""
+        return {self.teacher.train_seed + number: number for number in sorted(set(self.teacher_of.values()))}
+
+    @property
+    def asked_teachers(self) -> dict[int, int]:
+        """GRPO seed of each teacher that is asked whether it is informative → number of its cold start.
+
+        Where there is one cold start, `audit.teacher_seeds` are asked beside the one that has a cache.
+        """
+        more = self.audit.teacher_seeds if self.teacher.cold_starts == 1 else ()
+        return dict(sorted((dict.fromkeys(more, 0) | self.cached_teachers).items()))
 
     @property
     def teacher_attribution(self) -> AttributionConfig:
         """The teacher's settings: the student's with the teacher's points, since all else must be shared."""
         return dataclasses.replace(self.attribution, n_steps=self.teacher.n_steps)
-
-
-def nested(key: str, value: object) -> dict[str, Any]:
-    """``("alignment.weight", 1)`` → ``{"alignment": {"weight": 1}}``."""
-    section, _, name = key.partition(".")
-    return {section: {name: value}}
-
-
-def _ablation_name(key: str, value: object) -> str:
-    """``("alignment.weight", 0.1)`` → ``alignment_weight_0p1``: a variant's name and folder."""
-    text = f"{key.replace('.', '_')}_{str(value).lower().replace('.', 'p')}"
-    return "".join(c if c.isalnum() else "_" for c in text)
 
 
 class ConfigError(ValueError):
@@ -322,10 +307,17 @@ def load_config(raw: Mapping[str, Any]) -> Config:
         config = _CONFIG.validate_python(raw)
     except ValidationError as error:
         raise ConfigError("\n".join(_problem(detail) for detail in error.errors())) from None
+    if config.grids:
+        from_grids = grid_variants(config.grids)
+        methods = tuple(dict.fromkeys([*config.methods, *from_grids]))
+        config = dataclasses.replace(config, methods=methods, variants=from_grids | config.variants)
     problems = conflicts(config)
     if problems:
         raise ConfigError("\n".join(f"{problem} (config/README.md)" for problem in problems))
     return config
+
+
+_TEACHER_ROWS = ("teacher_untrained", "teacher")
 
 
 OVERRIDES = ("train", "attribution", "alignment", "rewards")

@@ -21,6 +21,9 @@ RERUNS_NOTHING = Field(json_schema_extra={"reruns": False})
 Count = Annotated[int, Field(ge=1)]
 
 
+RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 

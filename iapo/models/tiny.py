@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from transformers import Qwen2_5_VLConfig
 
-from iapo.config.schema import ModelConfig
+from iapo.config.mini_world import ModelConfig
 from iapo.models.interfaces import Policy, QwenVL
 from iapo.models.processor import build_processor
 

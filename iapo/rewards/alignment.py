@@ -5,7 +5,8 @@ A function in TRL's reward signature, for any ``GRPOTrainer`` whose batches hold
 ``reward_weights``.
 
 TRL takes a NaN for a reward that does not apply and adds nothing, which beats every penalty. So a penalty that is not
-finite never leaves this module: it becomes its group's mean, or ends the run where it is no exception.
+finite never leaves this module: it becomes its group's mean, or ends the run where it is no exception. Only outside of
+TRL's sum, among right rollouts alone, is a missing penalty None: there it gets no advantage.
 
 B: rollouts. K: blocks of a prompt, in the order P, R, I, T or that of the finer partition.
 """
@@ -57,7 +58,7 @@ def alignment_reward(
     log_metric: Callable[[str, float], None] | None = None,
     trainer_state: object = None,
     **_: object,
-) -> list[float]:
+) -> list[float | None]:
     """Return minus the divergence between the student's and the cached teacher's attribution of each call.
 
     Source: IAPO (arXiv 2606.11652); the treatment of missing calls and of non-finite penalties is ours, *assumed*.
@@ -69,7 +70,7 @@ def alignment_reward(
             none.
         prompt_key: [B] keys of the prompts; rollouts with the same key form a group. If a group is split over
             processes, each process fills in missing calls from its own part of the group.
-        config: divergence, smoothing and treatment of missing calls.
+        config: divergence, smoothing, treatment of missing calls, and the form in which the penalty enters.
         log_metric: TRL's logger, called with the mean and the spread of the penalty, the share of penalties that are
             not finite, and the coverage of the cache.
         trainer_state: TRL's; a warning that the cache lacks prompts is given once for each.
@@ -79,7 +80,8 @@ def alignment_reward(
         mean penalty of its group with ``missing_call: group_mean``, so that not calling is neither rewarded nor
         punished (0 if no rollout of the group called); with ``bound`` it gets 1, or ``config.max_divergence`` if set. A
         penalty that is not finite becomes the mean of its group's finite ones. A group without teacher rows, or without
-        any finite penalty, gets 0 throughout.
+        any finite penalty, gets 0 throughout. With ``form: right`` and ``group_mean`` a rollout without a penalty of
+        its own gets None instead: the mean that it stands at is that of the group's right calls.
 
     Raises:
         PenaltyError: where more than half of the step's penalties are not finite.
@@ -104,7 +106,11 @@ def alignment_reward(
     ]
     if settings.normalise == "batch":
         resolved = _standardised(resolved)
-    return [0.0 - penalty for penalty in resolved]
+    ranks_right_calls = settings.form == "right" and settings.missing_call == "group_mean"
+    return [
+        None if ranks_right_calls and own is None else 0.0 - penalty
+        for own, penalty in zip(finite, resolved, strict=True)
+    ]
 
 
 def _covered_groups(

@@ -18,8 +18,21 @@ from iapo.types import CallStatus, ToolCall
 
 
 def failed_call_penalty(completions: Sequence[object], call_status: Sequence[CallStatus], **_: object) -> list[float]:
-    """Return -1 for a call that does not parse, validate or execute, and 0 for an executed or absent call (ToRL)."""
+    """Return -1 for a call that does not parse, validate or execute, and 0 for an executed or absent call.
+
+    ToRL as its paper words it: a penalty for a call that fails. Not calling escapes it.
+    """
     return [-float(status in ("malformed", "failed")) for status in call_status]
+
+
+def unexecuted_call_penalty(
+    completions: Sequence[object], call_status: Sequence[CallStatus], **_: object
+) -> list[float]:
+    """Return 0 if every call of the turn was executed, and -1 for a call that fails and for none.
+
+    ToRL as its published code does it: a rollout without a call loses as much as one whose call fails.
+    """
+    return [-float(status != "executed") for status in call_status]
 
 
 def executed_call_bonus(completions: Sequence[object], call_status: Sequence[CallStatus], **_: object) -> list[float]:

@@ -1,8 +1,9 @@
 """The interface of the verifiers that judge tool uses for the baseline ``trm``, and a guard that counts failures.
 
 A verifier is either the trained teacher (:mod:`iapo.rewards.verifier_teacher`) or a model behind an OpenAI-compatible
-server (:mod:`iapo.rewards.verifier_server`). It sees the student's calls and the edited image, but not the text before
-a call: the student cannot argue for a verdict, and equal calls get equal verdicts.
+server (:mod:`iapo.rewards.verifier_server`). It sees the question, the student's calls and the edited image, but
+neither the gold answer nor the text before a call: the student cannot argue for a verdict, and equal calls get equal
+verdicts.
 
 B: tool uses.
 """

@@ -19,11 +19,12 @@ from iapo.artifacts.progress import Progress
 from iapo.attribution.batch import example_inputs
 from iapo.attribution.scoring import score_turns
 from iapo.config.schema import Config
-from iapo.data.prompts import prompt_messages
+from iapo.data.prompts import open_image, prompt_messages
 from iapo.models.interfaces import Policy, Processor, QwenVL
 from iapo.rollout.encoding import EncodedPrompt, encode_prompt
-from iapo.rollout.generation import generate_turn, turn_text
+from iapo.rollout.generation import generate_turn, generate_where, turn_text
 from iapo.rollout.turns import ToolTurn, prompt_key, turn_ids
+from iapo.rollout.two_turn import continue_prompt, run_first_turn, start_environment
 from iapo.teacher.cache import TeacherCache
 from iapo.teacher.candidates import Candidate, Source, candidates, text_before_call
 from iapo.teacher.rows import CacheRow
@@ -173,6 +174,7 @@ class TeacherPass:
         if not turns:
             return
         result = score_turns(self._model, self._processor.tokenizer, turns, self._attribution)
+        answers = self._answers([(prompt, candidate) for prompt, _, candidate in flat], turns)
         for i, (prompt, rank, candidate) in enumerate(flat):
             yield cache_row(
                 prompt.key,
@@ -183,7 +185,25 @@ class TeacherPass:
                 # Filled calls rank last, because the lowest rank counts as the teacher's own call.
                 rank=rank if candidate.source != "filled" else 1_000 + rank,
                 correct=set(candidate.call.labels) == set(prompt.example.focus_labels),
+                answer_text=answers.get(i),
             )
+
+    def _answers(self, made: Sequence[tuple[_Prompt, Candidate]], turns: Sequence[ToolTurn]) -> dict[int, str]:
+        """Return place in the batch → what the teacher says after its own call, for calls that were carried out."""
+        continued: dict[int, EncodedPrompt] = {}
+        for i, (prompt, candidate) in enumerate(made):
+            if candidate.source != "sampled":
+                continue
+            environment = start_environment(prompt.example, open_image(prompt.example))
+            _, *tool_messages = run_first_turn(candidate.text, prompt.example, environment)
+            if environment.succeeded:
+                continued[i] = continue_prompt(self._processor, prompt.encoded, turns[i].ids, tool_messages)
+        places = list(continued)
+        answers: dict[int, list[int]] = {}
+        for start in range(0, len(places), _PROMPTS_TOGETHER):
+            chunk = {i: continued[i] for i in places[start : start + _PROMPTS_TOGETHER]}
+            answers |= generate_where(self._model, self._processor, chunk, self._turn_tokens)
+        return {i: turn_text(self._processor.tokenizer, turn) for i, turn in answers.items()}
 
 
 def fill_copy(
@@ -216,7 +236,15 @@ def fill_copy(
 
 
 def cache_row(
-    key: str, turn: ToolTurn, result: BlockAttribution, i: int, *, source: Source, rank: int, correct: bool
+    key: str,
+    turn: ToolTurn,
+    result: BlockAttribution,
+    i: int,
+    *,
+    source: Source,
+    rank: int,
+    correct: bool,
+    answer_text: str | None = None,
 ) -> CacheRow:
     """Convert row ``i`` of an attribution into a row of the cache.
 
@@ -228,6 +256,7 @@ def cache_row(
         source: origin of the call.
         rank: position of the call among the prompt's candidates.
         correct: whether the call names exactly the annotated labels.
+        answer_text: what the teacher says after a call of its own; None for any other.
     """
     blocks = turn.prompt.blocks
     return CacheRow(
@@ -242,4 +271,5 @@ def cache_row(
         rank=rank,
         correct=correct,
         call_text=turn.text,
+        answer_text=answer_text,
     )

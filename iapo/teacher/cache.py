@@ -7,9 +7,11 @@ so changing the divergence or the smoothing needs no new pass. :mod:`iapo.teache
 
 from __future__ import annotations
 
+import copy
+import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -95,10 +97,14 @@ class TeacherCache:
         manifest = read_manifest(directory)
         self.fingerprint: str = manifest["fingerprint"]
         self.shards: dict[str, Shard] = manifest["shards"]
-        self.rows: list[CacheRow] = []
+        rows: list[CacheRow] = []
         for name, shard in self.shards.items():
             check_shard(directory / name, shard["sha256"])
-            self.rows += read_shard(directory / name)
+            rows += read_shard(directory / name)
+        self._index(rows)
+
+    def _index(self, rows: list[CacheRow]) -> None:
+        self.rows = rows
         self._by_prompt: dict[str, list[CacheRow]] = {}
         for row in self.rows:
             self._by_prompt.setdefault(row.prompt_key, []).append(row)
@@ -143,16 +149,31 @@ class TeacherCache:
         rows = self._by_prompt.get(key)
         return min(rows, key=lambda row: row.rank).call_text if rows else None
 
-    def partner(self, key: str) -> str:
-        """Return another prompt's key, for the control that shuffles the teacher's rows.
+    def shuffled(self, seed: int) -> TeacherCache:
+        """Return a cache of the same calls in which each has the block sums of another call of the same prompt.
 
-        The choice is deterministic, among the prompts with equally many blocks; a prompt without such a partner is its
-        own.
+        The control of the teacher's knowledge: a look-up finds the same calls, and a prompt has the same targets,
+        equally often and equally far apart, but a target says nothing about its call. A call keeps its stand-in.
+
+        Args:
+            seed: seed of the draw, which every prompt makes by itself. Only the one row of a prompt stays where it is.
         """
-        blocks = len(self._by_prompt[key][0].signed)
-        alike = [other for other in sorted(self._by_prompt) if len(self._by_prompt[other][0].signed) == blocks]
-        # Keys are hashes, so the next one in order is in effect a random one.
-        return alike[(alike.index(key) + 1) % len(alike)]
+        moved = copy.copy(self)
+        moved._index([row for key, rows in self._by_prompt.items() for row in _permuted(rows, f"{seed} {key}")])
+        return moved
+
+
+def _permuted(rows: Sequence[CacheRow], seed: str) -> list[CacheRow]:
+    """Return the rows of a prompt in their order, with the block sums moved along one random cycle (Sattolo)."""
+    rng = random.Random(seed)
+    # By content, since the order of the shards is that in which the cache was built.
+    order = sorted(range(len(rows)), key=lambda i: canonical(rows[i].call))
+    givers = list(order)
+    for i in range(len(givers) - 1, 0, -1):
+        j = rng.randrange(i)
+        givers[i], givers[j] = givers[j], givers[i]
+    giver = dict(zip(order, givers, strict=True))
+    return [replace(row, signed=rows[giver[i]].signed, l1=rows[giver[i]].l1) for i, row in enumerate(rows)]
 
 
 def _find(call: ToolCall, rows: Sequence[CacheRow], exact: CacheRow | None) -> CacheHit:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from iapo.artifacts.files import sha256_file
 from iapo.types import ToolCall
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Version of the row format, part of every fingerprint; increase it when the meaning of a row changes."""
 
 
@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("rank", pa.int32()),
         ("correct", pa.bool_()),
         ("call_text", pa.string()),
+        ("answer_text", pa.string()),
     ]
 )
 
@@ -96,6 +97,9 @@ class CacheRow:
     """Whether the call names exactly the annotated labels; None without annotation."""
     call_text: str
     """The whole turn that was attributed."""
+    answer_text: str | None = None
+    """The teacher's greedy turn after the tool's answer to a call of its own; None for a call that it did not sample
+    or that could not be carried out."""
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -81,6 +81,8 @@ class AttributionMixin(TurnMixin):
         self._told_of_stand_ins = False
         super().__init__(*args, **kwargs)
         arguments: Any = self.args
+        if self._alignment.teacher == "shuffled":
+            self._cache = cache.shuffled(arguments.seed)
         per_process = arguments.per_device_train_batch_size * arguments.steps_per_generation
         if self.accelerator.num_processes > 1 and per_process % self.group_size:
             raise ValueError(
@@ -189,8 +191,6 @@ class AttributionMixin(TurnMixin):
         hit = self._cache.lookup(key, turn.calls[0])
         if hit is None or hit.kind != "exact":
             self.misses[key, turn.text] += 1
-        if self._alignment.teacher == "shuffled":
-            return self._cache.lookup(self._cache.partner(key), turn.calls[0]) if hit is not None else None
         return hit if self._alignment.reference == "same_call" else self._cache.teacher_call(key)
 
     def _teacher_sums(self, turn: ToolTurn, student: Sums, hit: CacheHit | None) -> Sums | None:

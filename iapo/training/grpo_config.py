@@ -7,17 +7,26 @@ a run computes the same update on every machine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trl import GRPOConfig
 
+from iapo.config.method import RewardForm
 from iapo.config.method_registry import RewardTerm
 from iapo.config.schema import Config, ConfigError, TrainConfig
 from iapo.models.interfaces import Processor
 from iapo.rollout.lengths import longest_completion, longest_prompt
 from iapo.rollout.vllm import sampling_arguments
 from iapo.types import Example
+
+
+@dataclass
+class TermsConfig(GRPOConfig):
+    """TRL's arguments, and where each term of the reward enters."""
+
+    reward_forms: list[RewardForm] | None = None
+    """One form for each reward function; None puts all of them into the reward, as TRL does."""
 
 
 def with_completion_length(settings: TrainConfig, processor: Processor, prompts: Sequence[Example]) -> TrainConfig:
@@ -73,13 +82,13 @@ def grpo_config(
     prompts: Sequence[Example],
     output: Path,
     seed: int,
-) -> GRPOConfig:
+) -> TermsConfig:
     """Return the arguments of TRL's trainer.
 
     Args:
         config: configuration of the run.
         settings: settings of this GRPO run, with a completion length.
-        terms: terms of the reward, whose weights TRL applies.
+        terms: terms of the reward.
         processor: the policy's processor.
         prompts: the training prompts.
         output: directory of the checkpoints.
@@ -88,7 +97,7 @@ def grpo_config(
     cpu = config.device == "cpu"
     per_forward, passes = batch_sizes(config, settings)
     context = longest_prompt(processor, prompts) if settings.rollouts == "vllm_colocate" else None
-    return GRPOConfig(
+    return TermsConfig(
         output_dir=str(output),
         seed=seed,
         max_steps=settings.steps,
@@ -104,8 +113,10 @@ def grpo_config(
         max_tool_calling_iterations=1,
         loss_type=settings.loss_type,
         scale_rewards=settings.scale_rewards,
+        multi_objective_aggregation=settings.reward_aggregation,
         beta=settings.kl_beta,
         reward_weights=[term.weight for term in terms],
+        reward_forms=[term.form for term in terms],
         use_cpu=cpu,
         ddp_backend="gloo" if cpu and config.hardware.processes > 1 else None,
         bf16=not cpu,

@@ -6,20 +6,26 @@ these need extra columns, a trainer class that fills them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
 
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from iapo.artifacts.progress import Progress
 from iapo.config.method_registry import Method
-from iapo.config.schema import Config
+from iapo.config.schema import Config, TrainConfig
 from iapo.data.selection import dataset_row, training_prompts
 from iapo.models.interfaces import Processor
 from iapo.models.loading import load_model, save_model
+from iapo.models.weight_average import WeightAverage
+from iapo.rewards.dev_accuracy import dev_accuracy
 from iapo.rollout.environment import ENVIRONMENTS
 from iapo.training.checkpoints import last_checkpoint, metrics_file, step_of
 from iapo.training.grpo_config import grpo_config, with_completion_length
@@ -29,6 +35,8 @@ from iapo.types import Example
 
 NO_SOURCES = Sources()
 """Sources of a method that reads neither a teacher nor a verifier."""
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -41,6 +49,7 @@ def train(
     output: Path,
     seed: int,
     sources: Sources = NO_SOURCES,
+    dev: Sequence[Example] = (),
 ) -> list[dict[str, float]]:
     """Train one policy with GRPO, resuming from the last checkpoint in ``run_dir``.
 
@@ -56,9 +65,10 @@ def train(
         output: pretrained directory to write the trained policy to, atomically.
         seed: seed of the sampling and of the order of the prompts.
         sources: directories that the method reads besides the data.
+        dev: questions of the dev split, which ``train.dev_every`` needs.
 
     Returns:
-        Metrics of each step.
+        Metrics of each step, and of step 0 where dev accuracy is measured.
     """
     # Loaded on the CPU: the trainer moves each process's copy or shard to its own device.
     model, processor = load_model(start)
@@ -81,34 +91,122 @@ def train(
         **trainer_class.arguments(config, sources),
     )
     trainer.finished_epochs = finished // max(1, len(prompts) // settings.groups_per_step)
-    with _followed(trainer, config, run_dir, finished, f"train {method.name} seed {seed}"):
+    name = f"train {method.name} seed {seed}"
+    average = _averaged(trainer, run_dir, finished, settings.average_last)
+    with _followed(trainer, config, run_dir, finished, name, _DevQuestions(trainer, processor, settings, dev, name)):
         if finished < settings.steps or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
             # All steps are done, and transformers 5.17 would take one more.
             trainer._load_from_checkpoint(str(checkpoint))
     trainer.write_extras(run_dir)
-    _save_policy(trainer, processor, start, output, adapters)
+    _save_policy(trainer, processor, start, output, adapters, average)
     return metrics_file(run_dir).rows()
 
 
 @contextmanager
-def _followed(trainer: FigureTrainer, config: Config, run_dir: Path, finished: int, name: str) -> Iterator[None]:
+def _followed(
+    trainer: FigureTrainer, config: Config, run_dir: Path, finished: int, name: str, dev: _DevQuestions
+) -> Iterator[None]:
     """Write each step's metrics, show progress and print warnings while training runs, in the main process only."""
     if not trainer.accelerator.is_main_process:
         yield
         return
     metrics = metrics_file(run_dir)
-    monitor = Monitor(config.monitors, name, metrics.rows())
+    monitor = Monitor(config.monitors, name, [row for row in metrics.rows() if row["step"]])
     with Progress(trainer.args.max_steps, name, start=finished) as progress:
 
         def write(step: int, logs: dict[str, float]) -> None:
-            metrics.append({"step": step, **logs})
+            # Before the step's checkpoint, so that a resumed run neither repeats a row nor lacks one.
+            metrics.append({"step": step, **logs, **dev.after(step)})
             progress.update(1, reward=logs["reward"])
             monitor.update({"step": step, **logs})
 
+        def begin() -> None:
+            if not metrics.rows() and (found := dev.after(0)):
+                metrics.append({"step": 0, **found})
+
         trainer.add_callback(MetricsCallback(write))
+        trainer.add_callback(_AtBegin(begin))
         yield
+
+
+class _AtBegin(TrainerCallback):
+    """Trainer callback that calls ``begin()`` once model and optimizer are where they train, before the first step."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        self._begin()
+
+
+class _DevQuestions:
+    """The dev questions of a run, asked every few steps, before the first and after the last."""
+
+    def __init__(
+        self, trainer: FigureTrainer, processor: Processor, settings: TrainConfig, dev: Sequence[Example], name: str
+    ) -> None:
+        self._trainer, self._processor, self._settings = trainer, processor, settings
+        self._examples = training_prompts(dev, settings.dev_per_set) if settings.dev_every else []
+        if settings.dev_every and not dev:
+            raise ValueError("found no dev questions, expected some for train.dev_every; pass `dev`, or set it to 0")
+        if self._examples and trainer.is_fsdp_enabled:
+            self._examples = []
+            _log.warning("%s: dev accuracy is not measured: a sharded model (FSDP) cannot answer in one process", name)
+
+    def after(self, step: int) -> dict[str, float]:
+        """Return the metrics of a step at which the questions are due; none at any other."""
+        last = step == self._settings.steps
+        if not self._examples or (step % self._settings.dev_every and not last):
+            return {}
+        started = time.perf_counter()
+        arguments = self._trainer.args
+        found = dev_accuracy(
+            self._trainer.policy,
+            self._processor,
+            self._examples,
+            # As many as the rollouts of a step, which fit.
+            batch_size=arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps,
+            turn_tokens=self._settings.turn_tokens,
+        )
+        return {
+            "dev/accuracy": found.accuracy,
+            "dev/right_calls": found.right_calls,
+            "seconds/dev": time.perf_counter() - started,
+        }
+
+
+def _averaged(trainer: FigureTrainer, run_dir: Path, finished: int, last: int) -> WeightAverage | None:
+    """Return the mean of the weights after each of the last steps, which the trainer fills; None without such steps."""
+    if last == 0 or not trainer.accelerator.is_main_process:
+        return None
+    folder = run_dir / "average"
+    first = trainer.args.max_steps - last + 1
+    average = WeightAverage.load(folder, finished) if finished >= first else WeightAverage()
+    trainer.add_callback(_AverageCallback(trainer, average, folder, first))
+    return average
+
+
+class _AverageCallback(TrainerCallback):
+    """Trainer callback that takes the weights after each step from ``first`` on into a mean."""
+
+    def __init__(self, trainer: FigureTrainer, average: WeightAverage, folder: Path, first: int) -> None:
+        self._trainer, self._average, self._folder, self._first = trainer, average, folder, first
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if state.global_step < self._first:
+            return
+        self._average.add(_weights(self._trainer))
+        # Before the checkpoint of the same step, which resuming needs it beside.
+        if control.should_save:
+            self._average.save(self._folder, state.global_step)
+
+
+def _weights(trainer: FigureTrainer) -> Mapping[str, Tensor]:
+    """Return the whole state dict; every process of a sharded run must call it."""
+    weights: Mapping[str, Tensor] = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    return weights
 
 
 def _adapters(config: Config) -> LoraConfig | None:
@@ -120,7 +218,12 @@ def _adapters(config: Config) -> LoraConfig | None:
 
 
 def _save_policy(
-    trainer: FigureTrainer, processor: Processor, start: Path, output: Path, adapters: LoraConfig | None
+    trainer: FigureTrainer,
+    processor: Processor,
+    start: Path,
+    output: Path,
+    adapters: LoraConfig | None,
+    average: WeightAverage | None,
 ) -> None:
     """Write the trained policy as one pretrained directory, with adapters merged into the weights.
 
@@ -132,10 +235,13 @@ def _save_policy(
         start: pretrained directory that training started from; adapters are merged into its weights.
         output: pretrained directory to write, atomically.
         adapters: configuration of the trained adapters; None if the weights themselves were trained.
+        average: mean of the last steps' weights, saved in place of the last ones; None saves these.
     """
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = _weights(trainer)
     if not trainer.accelerator.is_main_process:
         return
+    if average is not None:
+        weights = average.weights(weights)
     if adapters is None:
         save_model(trainer.policy, processor, output, weights=weights)
         return

@@ -23,8 +23,10 @@ from trl import GRPOTrainer
 
 from iapo.config.schema import Config
 from iapo.data.prompts import Message
+from iapo.rewards.advantages import AdvantageRule
 from iapo.rollout.environment import FigureEnvironment
 from iapo.rollout.status import call_status
+from iapo.training.grpo_config import TermsConfig
 from iapo.training.guards import GuardMixin
 from iapo.training.rollout_recorder import RolloutRow, TurnMixin
 from iapo.training.vllm_mixin import VllmMixin
@@ -55,6 +57,10 @@ class FigureTrainer(TurnMixin, GuardMixin, VllmMixin, GRPOTrainer):
     def __init__(self, *args: Any, train_turns: TrainTurns = "both", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._train_turns = train_turns
+        self._advantage_rule = _advantage_rule(self)
+        # TRL normalises the reward without the terms that are added afterwards.
+        self.reward_weights = torch.tensor(self._advantage_rule.trl_weights)
+        self._rewards = torch.empty(0)
         self.finished_epochs = 0
         """Epochs completed before a resume; set it before calling ``train``."""
         self._suffix_memo: dict[tuple[object, ...], list[int]] = {}
@@ -99,6 +105,8 @@ class FigureTrainer(TurnMixin, GuardMixin, VllmMixin, GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         output = super()._generate_and_score_completions(inputs)
+        if self._advantage_rule.adds:
+            self._add_terms(output)
         if self._train_turns != "both":
             mask = trained_tokens(output["tool_mask"], self._train_turns)
             output["tool_mask"] = mask
@@ -106,6 +114,17 @@ class FigureTrainer(TurnMixin, GuardMixin, VllmMixin, GRPOTrainer):
             tokens = (output["completion_mask"] * mask).sum()
             output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
         return output
+
+    def _add_terms(self, output: dict[str, Any]) -> None:
+        """Add the terms that TRL has left out to its advantages, and to the whole reward that it has logged."""
+        advantages: Tensor = output["advantages"]
+        # The rewards are those of all processes, the advantages those of this one.
+        first = len(advantages) * self.accelerator.process_index
+        added = self._advantage_rule.added(self._rewards)[first : first + len(advantages)]
+        output["advantages"] = advantages + added.to(advantages)
+        total = self._advantage_rule.total_rewards(self._rewards)
+        self._metrics["train"]["reward"][-1] = total.mean().item()
+        self._metrics["train"]["reward_std"][-1] = total.std().item()
 
     def _calculate_rewards(self, inputs: list[RolloutRow], *args: Any) -> Tensor:
         statuses = [
@@ -120,8 +139,8 @@ class FigureTrainer(TurnMixin, GuardMixin, VllmMixin, GRPOTrainer):
         self.record("tools/malformed_rate", statuses.count("malformed") / max(1, len(statuses)))
         with self.timed("rewards"):
             rewards = super()._calculate_rewards(inputs, *args)
-        parts = reward_parts(rewards, self.reward_weights, self.group_size, self.reward_func_names)
-        for name, value in parts.items():
+        self._rewards = rewards
+        for name, value in self._advantage_rule.metrics(rewards).items():
             self.record(name, value)
         return rewards
 
@@ -182,42 +201,19 @@ def trained_tokens(tool_mask: Tensor, turns: TrainTurns) -> Tensor:
     return tool_mask.flip(1).cumprod(1).flip(1) if turns == "answer" else tool_mask
 
 
-def reward_parts(rewards: Tensor, weights: Tensor, group_size: int, names: Sequence[str]) -> dict[str, float]:
-    """Measure how much each reward term contributes to the advantages.
-
-    Only differences within a group reach the advantage, so everything is measured within groups.
-
-    Args:
-        rewards: [rollouts, terms] unweighted rewards; the rollouts of a group are consecutive.
-        weights: [terms] weights of the terms.
-        group_size: rollouts per group.
-        names: names of the terms.
-
-    Returns:
-        Metrics by name. ``advantage/<term>_std``: root of the mean within-group variance of the weighted term.
-        ``advantage/<term>_share``: covariance of the weighted term with the total reward over the variance of the
-        total, averaged over the groups whose total varies; the shares sum to 1. ``advantage/<term>_alone``: share of
-        groups in which only this term varies. ``advantage/flat_groups``: share of groups with a constant total.
-    """
-    parts = (rewards.double() * weights.to(rewards).double()).nan_to_num().view(-1, group_size, len(names))
-    parts = parts - parts.mean(1, keepdim=True)
-    total = parts.sum(-1)
-    variance = total.square().mean(1)
-    total_varies = variance > _FLAT
-    term_varies = parts.square().mean(1) > _FLAT
-    metrics = {"advantage/flat_groups": 1 - total_varies.double().mean().item()}
-    for i, name in enumerate(names):
-        part = parts[..., i]
-        shares = (part * total).mean(1)[total_varies] / variance[total_varies]
-        alone = term_varies[:, i] & (term_varies.sum(1) == 1)
-        metrics[f"advantage/{name}_std"] = part.square().mean().sqrt().item()
-        metrics[f"advantage/{name}_share"] = shares.mean().item() if len(shares) else 0.0
-        metrics[f"advantage/{name}_alone"] = alone.double().mean().item()
-    return metrics
-
-
-_FLAT = 1e-12
-"""Variance up to which a group counts as constant; rounding errors stay below it."""
+def _advantage_rule(trainer: GRPOTrainer) -> AdvantageRule:
+    """Return how a trainer's rewards become advantages; its weights are still those of all terms."""
+    arguments: Any = trainer.args
+    names = tuple(trainer.reward_func_names)
+    forms = arguments.reward_forms if isinstance(arguments, TermsConfig) else None
+    return AdvantageRule(
+        names,
+        tuple(trainer.reward_weights.tolist()),
+        tuple(forms or ["reward"] * len(names)),
+        int(trainer.num_generations or 1),
+        arguments.scale_rewards,
+        arguments.multi_objective_aggregation,
+    )
 
 
 class MetricsCallback(TrainerCallback):

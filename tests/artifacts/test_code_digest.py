@@ -12,7 +12,7 @@ from iapo.artifacts import code_digest
 from iapo.artifacts.code_digest import CHANGES_NO_RESULT, ROOT, closure, code_of
 
 SCRIPTS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "workflow/scripts").glob("*.py"))
-TEACHERLESS = [name for name, method in METHODS.items() if not method.uses_teacher]
+TEACHERLESS = [name for name, method in METHODS.items() if not (method.uses_teacher or method.distils)]
 
 
 def entries_of(method: str) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from iapo.rewards.tool_use import (
     exact_match_reward,
     executed_call_bonus,
     failed_call_penalty,
+    unexecuted_call_penalty,
     verdict_reward,
     wrong_call_penalty,
 )
@@ -87,6 +88,8 @@ def test_torl_s_penalty_for_each_way_a_call_can_fail(
     found = call_status(turn, environment.succeeded)
     assert found == status
     assert failed_call_penalty([[]], [found]) == [-1.0 if status in ("malformed", "failed") else 0.0]
+    # The two readings of ToRL differ where nothing is called.
+    assert unexecuted_call_penalty([[]], [found]) == [0.0 if status == "executed" else -1.0]
     assert executed_call_bonus([[]], [found]) == [float(status == "executed")]
 
 
@@ -117,13 +120,18 @@ def test_every_method_names_its_rewards_and_its_weight() -> None:
         for name, method in METHODS.items()
     }
     assert parts["torl"] == [("outcome_reward", 1.0), ("failed_call_penalty", 0.3)]
+    assert parts["torl_missing_fails"] == [("outcome_reward", 1.0), ("unexecuted_call_penalty", 0.3)]
+    assert parts["teacher_calls"] == parts["teacher_kl"] == [("outcome_reward", 1.0)]
+    assert parts["teacher_calls_only"] == [("outcome_reward", 0.0)]
+    assert parts["iapo_two_stage"] == parts["iapo"] == [("outcome_reward", 1.0), ("alignment_reward", 0.5)]
     assert parts["trm"] == [("outcome_reward", 1.0), ("verdict_reward", 0.4)]
     assert parts["exact_match"] == [("outcome_reward", 1.0), ("exact_match_reward", 1.0)]
     assert parts["exact_match_only"] == [("outcome_reward", 0.0), ("exact_match_reward", 1.0)]
     assert parts["call_bonus"] == [("outcome_reward", 1.0), ("executed_call_bonus", 0.6)]
     assert parts["vtool_r1"] == [("outcome_reward", 1.0)]
     tuned = {name: method for name, method in METHODS.items() if method.weight and not method.tuned_as}
-    assert {"torl", "trm", "exact_match", "call_bonus", "iapo"} == tuned.keys()
+    distilled = {"teacher_calls", "teacher_kl"}
+    assert {"torl", "torl_missing_fails", "trm", "exact_match", "call_bonus", "iapo", *distilled} == tuned.keys()
     assert all(value_of(declare(config, str(method.weight)), str(method.weight)) > 0 for method in tuned.values())
 
 

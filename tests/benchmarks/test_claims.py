@@ -92,6 +92,48 @@ def share(found: list[PairedDifference], *verdicts: str) -> float:
     return float(np.mean([each in verdicts for each in words]))
 
 
+@dataclass(frozen=True)
+class Starts:
+    """Cold starts shared by both methods, and how far apart they push the methods: standard deviations of logits."""
+
+    starts: int
+    seeds_each: int
+    together: float = 0.3
+    """What a start does to both methods alike."""
+    apart: float = 0.15
+    """What it does to one of them, which its seeds share."""
+
+
+def simulate_starts(shape: Starts, seed: int) -> Iterator[PairedDifference]:
+    """Comparisons of equal methods whose seeds start from cold starts of their own."""
+    rng = np.random.default_rng(seed)
+    ease = np.array(list(SETS.values()))[:, None]
+    starts = np.tile(np.arange(shape.starts), shape.seeds_each)
+    size = (len(starts), len(SETS), ITEMS)
+    for _ in range(PAIRS):
+        asked = rng.integers(0, LABELS, size[1:])
+        questions = ease + rng.normal(0, LABEL, LABELS)[asked] + rng.normal(0, QUESTION, size[1:])
+        shared = rng.normal(0, shape.together, shape.starts)
+        pair = []
+        for _ in range(2):
+            runs = (shared + rng.normal(0, shape.apart, shape.starts))[starts] + rng.normal(0, TRAINED.run, len(starts))
+            labels = rng.normal(0, RUN_LABEL, (len(starts), LABELS))[:, asked]
+            logits = questions + runs[:, None, None] + labels + rng.normal(0, ANSWER, size)
+            right = rng.random(size) < expit(logits)
+            pair.append({name: right[:, i] for i, name in enumerate(SETS)})
+        clusters = {name: asked[i].tolist() for i, name in enumerate(SETS)}
+        yield macro_paired_difference(
+            *pair, clusters=clusters, starts=starts.tolist(), paired_seeds=True, seed=7, draws=300
+        )
+
+
+@pytest.mark.parametrize("shape", [Starts(4, 1), Starts(4, 2), Starts(4, 2, apart=0)], ids=str)
+def test_equal_methods_of_shared_cold_starts_are_claimed_different_in_one_of_twenty(shape: Starts) -> None:
+    found = list(simulate_starts(shape, seed=6))
+    assert 0.03 <= share(found, "better", "worse") <= 0.07
+    assert 0.93 <= np.mean([each.low <= 0 <= each.high for each in found]) <= 0.97
+
+
 def test_the_simulated_runs_lie_as_far_apart_as_trained_ones() -> None:
     runs = [np.mean([scores.mean(1) for scores in a.values()], axis=0) for a, _, _ in simulate(TRAINED, 0, seed=0)]
     assert 0.02 < np.sqrt(np.mean([means.var(ddof=1) for means in runs])) < 0.03

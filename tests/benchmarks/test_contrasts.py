@@ -11,10 +11,16 @@ import pytest
 from benchmarks.records import ItemRecord, write_records
 from benchmarks.results import Results, load_results
 from benchmarks.stats import CANNOT_TELL
-from benchmarks.tables.contrasts import contrast_table, declared_contrasts, is_sensitive
+from benchmarks.tables.contrasts import (
+    contrast_table,
+    declared_contrasts,
+    difference,
+    differences_by_seed,
+    is_sensitive,
+)
 from benchmarks.tables.main import AVERAGE, main_table
 from benchmarks.tables.pages import contrast_page, main_page
-from iapo.config.schema import Config
+from iapo.config.schema import Config, StudentConfig
 
 METHODS = ("vtool_r1", "exact_match", "iapo", "iapo_shuffled")
 CONFIG = Config(profile="mini", methods=METHODS, seeds=(0, 1, 2, 3), test_sets=("h_bar", "v_bar"))
@@ -61,6 +67,32 @@ def test_a_world_with_room_gives_verdicts(made: Made) -> None:
     table = contrast_table(results)
     assert table["verdict"].tolist() == ["better"] * 3
     assert table["p_sequence"].is_monotonic_increasing and (table["p_sequence"] >= table["p"]).all()
+
+
+def test_the_share_of_the_oracle_s_gain_has_an_interval_or_a_reason(made: Made) -> None:
+    table = contrast_table(made({"exact_match": 0.8, "iapo": 0.65})).set_index(["method", "baseline"])
+    row = table.loc[("iapo", "vtool_r1")]
+    assert row["oracle_share"] == pytest.approx(row["delta"] / table.loc[("exact_match", "vtool_r1"), "delta"])
+    assert 0 < row["oracle_share_low"] < row["oracle_share"] < row["oracle_share_high"] < 1
+    assert table.loc[("exact_match", "vtool_r1"), "oracle_share_reason"] == "it is the oracle's gain"
+    assert len(row["by_seed"].split()) == 4
+    nothing = contrast_table(made({})).set_index(["method", "baseline"]).loc[("iapo", "vtool_r1")]
+    assert np.isnan(nothing["oracle_share"]) and "not found better" in nothing["oracle_share_reason"]
+
+
+def test_seeds_of_several_cold_starts_are_compared_one_by_one(made: Made) -> None:
+    results = made({"exact_match": 0.8})
+    several, two = (
+        replace(results, config=replace(CONFIG, student=StudentConfig(cold_starts=number)), _selections={})
+        for number in (4, 2)
+    )
+    found, paired = (difference(each, "iapo", "vtool_r1", each.sets) for each in (results, several))
+    assert found.delta == paired.delta and found.freedom != paired.freedom
+    runs, alone = (differences_by_seed(each, "iapo", "vtool_r1") for each in (several, results))
+    assert runs.mean() == pytest.approx(paired.delta) and runs.std() != alone.std()
+    assert [each.starts for each in (results, several, two)] == [[0] * 4, [0, 1, 2, 3], [0, 1, 0, 1]]
+    assert not results.is_paired("iapo", "vtool_r1") and several.is_paired("iapo", "untrained")
+    assert "paired by seed" in contrast_page(several).caption and "Welch" in contrast_page(results).caption
 
 
 def test_a_world_without_room_cannot_tell(made: Made) -> None:

@@ -39,6 +39,15 @@ def training(methods: list[str], *, attributed: int | None = None, steps: int = 
     return pd.concat(frames, ignore_index=True)
 
 
+def learned(methods: list[str]) -> pd.DataFrame:
+    """Metrics with dev accuracy every tenth step, and a step 0 that has nothing else."""
+    metrics = training(methods)
+    start = metrics[["method", "seed"]].drop_duplicates().assign(step=0)
+    metrics = pd.concat([start, metrics], ignore_index=True)
+    accuracy = 0.2 + 0.01 * metrics["step"] + 0.1 * metrics["seed"] ** 2
+    return metrics.assign(**{"dev/accuracy": accuracy.where(metrics["step"] % 10 == 0)})
+
+
 def compared(count: int) -> pd.DataFrame:
     deltas = np.linspace(-0.06, 0.07, count)
     return pd.DataFrame(
@@ -69,8 +78,9 @@ def helped(count: int) -> pd.DataFrame:
 
 
 ALL: dict[str, Draw] = {
-    "learning_curves": lambda path: curves.learning_curves(training(METHODS), path),
-    "few_learning_curves": lambda path: curves.learning_curves(training(METHODS[:3]), path),
+    "learning_curves": lambda path: curves.learning_curves(learned(METHODS), path),
+    "dynamics": lambda path: curves.dynamics(training(METHODS), path),
+    "few_dynamics": lambda path: curves.dynamics(training(METHODS[:3]), path),
     "block_shares": lambda path: curves.block_shares(training(METHODS, attributed=4), path),
     "forest": lambda path: curves.forest(compared(13), path),
     "image_help": lambda path: curves.image_help(helped(14), path),
@@ -121,7 +131,7 @@ def test_text_is_readable_at_half_a_page_and_stays_inside(name: str, drawn: Call
 
 
 def test_methods_differ_without_colour(drawn: Callable[[Draw], Figure]) -> None:
-    lines = drawn(ALL["learning_curves"]).axes[0].lines
+    lines = drawn(ALL["dynamics"]).axes[0].lines
     looks = {(str(line._dash_pattern), line.get_marker()) for line in lines}  # type: ignore[attr-defined]
     assert len(looks) == len(lines) == len(METHODS)
 
@@ -130,7 +140,7 @@ def test_a_method_looks_the_same_in_every_figure(drawn: Callable[[Draw], Figure]
     metrics = training(METHODS[:5])
     shares = [f"attribution/share_{block}" for block in "PRIT"]
     metrics.loc[metrics["method"].isin(METHODS[:3]), shares] = np.nan
-    curve = drawn(lambda path: curves.learning_curves(metrics, path)).axes[0]
+    curve = drawn(lambda path: curves.dynamics(metrics, path)).axes[0]
     share = drawn(lambda path: curves.block_shares(metrics, path)).axes[0]
     looks = [[(line.get_color(), line.get_marker()) for line in axis.lines] for axis in (curve, share)]
     assert looks[0][3:] == looks[1]
@@ -138,7 +148,7 @@ def test_a_method_looks_the_same_in_every_figure(drawn: Callable[[Draw], Figure]
 
 def test_a_line_is_the_mean_over_seeds_and_the_band_their_range(drawn: Callable[[Draw], Figure]) -> None:
     metrics = training(["iapo"]).assign(**{"rewards/outcome_reward/mean": lambda rows: 0.2 + 0.1 * rows["seed"] ** 2})
-    axis = drawn(lambda path: curves.learning_curves(metrics, path)).axes[0]
+    axis = drawn(lambda path: curves.dynamics(metrics, path)).axes[0]
     assert axis.get_title() == "outcome reward"
     assert np.allclose(axis.lines[0].get_ydata(), 0.2 + 0.5 / 3)
     (band,) = (each for each in axis.collections if isinstance(each, FillBetweenPolyCollection))
@@ -146,7 +156,7 @@ def test_a_line_is_the_mean_over_seeds_and_the_band_their_range(drawn: Callable[
 
 
 def test_spread_of_many_methods_is_bars_at_their_markers(drawn: Callable[[Draw], Figure]) -> None:
-    axis = drawn(ALL["learning_curves"]).axes[0]
+    axis = drawn(ALL["dynamics"]).axes[0]
     assert not [each for each in axis.collections if isinstance(each, FillBetweenPolyCollection)]
     first = axis.collections[0].get_segments()  # type: ignore[attr-defined]
     line = axis.lines[0]
@@ -159,18 +169,18 @@ def test_spread_of_many_methods_is_bars_at_their_markers(drawn: Callable[[Draw],
 def test_steps_without_calls_have_no_success_rate(drawn: Callable[[Draw], Figure]) -> None:
     metrics = training(["iapo"]).assign(**{"tools/success_rate": 0.9})
     metrics.loc[metrics["step"] > 15, ["tools/call_rate", "tools/success_rate"]] = 0.0
-    axes = {axis.get_title(): axis for axis in drawn(lambda path: curves.learning_curves(metrics, path)).axes}
+    axes = {axis.get_title(): axis for axis in drawn(lambda path: curves.dynamics(metrics, path)).axes}
     rate = np.asarray(axes["calls that succeed"].lines[0].get_ydata())
     assert np.allclose(rate[:15], 0.9) and np.isnan(rate[-1])
 
 
 def test_a_forest_has_points_in_the_order_given_marked_by_verdict(drawn: Callable[[Draw], Figure]) -> None:
     table = compared(13).iloc[::-1]
-    figure = drawn(lambda path: curves.forest(table, path, reference="vtool_r1"))
+    figure = drawn(lambda path: curves.forest(table, path))
     axis = figure.axes[0]
     assert [label.get_text() for label in axis.get_yticklabels()] == list(table["method"])
     assert axis.get_ylim()[0] > axis.get_ylim()[1]
-    assert axis.get_xlabel() == "accuracy points against vtool_r1"
+    assert axis.get_xlabel() == "accuracy points"
     marks = {
         (float(x), int(y)): container[0].get_marker()
         for container in axis.containers
@@ -209,7 +219,8 @@ def test_image_help_has_three_marks_a_method_in_percent(drawn: Callable[[Draw], 
 @pytest.mark.parametrize(
     ("draw", "words"),
     [
-        (lambda path: curves.learning_curves(pd.DataFrame(), path), "no training"),
+        (lambda path: curves.dynamics(pd.DataFrame(), path), "no training"),
+        (lambda path: curves.learning_curves(training(METHODS[:2]), path), "train.dev_every"),
         (lambda path: curves.block_shares(training(METHODS[:2], attributed=0), path), "no block shares"),
         (lambda path: curves.forest(compared(3).iloc[:0], path), "no differences"),
         (lambda path: curves.image_help(helped(3).iloc[:0], path), "evaluation.image_help"),
@@ -218,3 +229,44 @@ def test_image_help_has_three_marks_a_method_in_percent(drawn: Callable[[Draw], 
 def test_a_figure_without_data_says_so(draw: Draw, words: str, drawn: Callable[[Draw], Figure], tmp_path: Path) -> None:
     assert words in drawn(draw).texts[0].get_text()
     assert (tmp_path / "figure.png").stat().st_size > 1000
+
+
+def test_each_method_has_a_panel_before_the_others_in_grey(drawn: Callable[[Draw], Figure]) -> None:
+    axes = drawn(ALL["learning_curves"]).axes
+    assert [axis.get_title() for axis in axes] == METHODS
+    for axis in axes:
+        *others, first, second, third, mean = axis.lines
+        assert len(others) == len(METHODS) and {line.get_color() for line in others} == {"0.8"}
+        assert mean.get_linewidth() > 2 * first.get_linewidth() and mean.get_color() == first.get_color()
+        assert np.allclose(mean.get_xdata(), [0, 10, 20, 30])
+        assert np.allclose(mean.get_ydata(), 100 * (0.2 + 0.5 / 3) + np.array([0, 10, 20, 30]))
+        assert np.allclose(third.get_ydata(), second.get_ydata() + 30)
+
+
+def test_only_the_highlighted_of_many_methods_have_colours(drawn: Callable[[Draw], Figure]) -> None:
+    draw = lambda path: curves.dynamics(training(METHODS), path, highlighted=METHODS[3:6])  # noqa: E731
+    figure = drawn(draw)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [*METHODS[3:6], "the others"]
+    colours = [line.get_color() for line in figure.axes[0].lines]
+    assert colours.count("0.8") == 11 and len(set(colours)) == 4
+    few = drawn(lambda path: curves.dynamics(training(METHODS[:4]), path, highlighted=METHODS[:1]))
+    assert len(few.legends[0].get_texts()) == 4
+
+
+def test_one_collapsed_row_does_not_set_the_axis(drawn: Callable[[Draw], Figure]) -> None:
+    table = compared(13).drop(columns="detectable")
+    table.loc[12, ["delta", "low", "high"]] = [-0.4, -1.0, 0.9]
+    axis = drawn(lambda path: curves.forest(table, path)).axes[0]
+    assert 10 < axis.get_xlim()[1] < 30
+    arrows = {(line.get_marker(), *np.asarray(line.get_ydata())) for line in axis.lines if line.get_marker() in "<>"}
+    assert arrows == {("<", 12), (">", 12)}
+
+
+def test_rows_stand_under_their_heading_with_every_run(drawn: Callable[[Draw], Figure]) -> None:
+    table = compared(4).assign(group=["first", "first", "second", "second"], runs=[[0.01, 0.02]] * 4)
+    axis = drawn(lambda path: curves.forest(table, path)).axes[0]
+    names = [label.get_text() for label in axis.get_yticklabels()]
+    assert names == ["first", *METHODS[:2], "second", *METHODS[2:4]]
+    dots = [line for line in axis.lines if line.get_marker() == "."]
+    assert [list(np.asarray(line.get_xdata())) for line in dots] == [[1, 2]] * 4
+    assert [round(float(np.asarray(line.get_ydata())[0]) - 0.3) for line in dots] == [1, 2, 4, 5]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import t as student
 
 from benchmarks.stats import PairedDifference, macro_paired_difference, paired_difference, verdict
-from benchmarks.stats.paired import _resamples
+from benchmarks.stats.paired import _resamples, linear_contrast
 
 
 def test_one_seed_of_unclustered_items_is_the_paired_t_test() -> None:
@@ -130,3 +130,34 @@ def test_each_method_s_own_spread_counts() -> None:
     found = paired_difference(spread, np.full((6, 300), 0.5))
     assert found.freedom == pytest.approx(5, abs=0.05)
     assert found.standard_error == pytest.approx(spread[:, 0].std(ddof=1) / np.sqrt(6), rel=0.05)
+
+
+def alike(means: list[float]) -> dict[str, np.ndarray]:
+    """Runs whose items all come out the same, so nothing but the runs' means varies."""
+    return {"x": np.repeat(np.array(means)[:, None], 400, axis=1)}
+
+
+def test_paired_seeds_are_the_paired_t_test() -> None:
+    a, b = alike([0.3, 0.6, 0.8, 0.5]), alike([0.2, 0.55, 0.6, 0.45])
+    found = macro_paired_difference(a, b, paired_seeds=True)
+    assert found.freedom == pytest.approx(3, abs=0.1)
+    assert found.standard_error == pytest.approx(np.std([0.1, 0.05, 0.2, 0.05], ddof=1) / 2, rel=0.05)
+    assert found.standard_error < macro_paired_difference(a, b).standard_error / 2
+    # One run of the baseline takes nothing from the runs' spread.
+    alone = macro_paired_difference(a, alike([0.2]), paired_seeds=True)
+    assert alone.standard_error == pytest.approx(macro_paired_difference(a, alike([0.2])).standard_error)
+
+
+def test_cold_starts_are_the_replicates() -> None:
+    starts, means = [0, 1, 0, 1, 0, 1], [0.3, 0.6, 0.34, 0.62, 0.32, 0.64]
+    by_start = np.array([[0.3, 0.34, 0.32], [0.6, 0.62, 0.64]]).mean(1)
+    found = linear_contrast([(1.0, alike(means))], starts=starts)
+    assert found.freedom == pytest.approx(1, abs=0.01)
+    assert found.standard_error == pytest.approx(by_start.std(ddof=1) / np.sqrt(2), rel=0.05)
+    # One start for all: what holds, holds for it, and every run counts.
+    assert linear_contrast([(1.0, alike(means))], starts=[0] * 6) == linear_contrast([(1.0, alike(means))])
+    # A policy that was not trained takes part with the start's own run.
+    cold = macro_paired_difference(alike(means), alike([0.3, 0.6]), starts=starts, paired_seeds=True)
+    assert cold.delta == pytest.approx(0.02) and cold.standard_error < 0.01
+    with pytest.raises(ValueError, match="found 4 runs for 6 seeds of 2 cold starts"):
+        macro_paired_difference(alike(means), alike([0.3] * 4), starts=starts, paired_seeds=True)

@@ -13,9 +13,10 @@ import pytest
 from benchmarks.explain_cell import ExplainError, explain_cell, main
 from benchmarks.records import RecordsError, write_records
 from benchmarks.results import Results, load_results
+from benchmarks.tables.calls import calls_table
 from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import AVERAGE, difference_table, main_table
-from benchmarks.tables.pages import scorers_page
+from benchmarks.tables.pages import calls_page, scorers_page
 from benchmarks.tables.render import Table, latex, markdown, write
 from benchmarks.tables.scorers import scorer_table
 from benchmarks.tables.training import cost_table, dynamics_table, tuning_table
@@ -34,7 +35,7 @@ def record(method: str, seed: int, test_set: str, item: str) -> dict[str, Any]:
     return {
         "method": method, "seed": seed, "test_set": test_set, "example_id": item, "figure_id": item, "cluster": item,
         "turns": "[]", "call": None, "answer": None, "gold": "1", "score": score,
-        "called": item == "a", "call_ok": item == "a",
+        "called": item == "a", "call_ok": item == "a", "call_right": item == "a" and method != "teacher",
         "score_official": float(item == "b"),
         "answer_original": None, "score_original": float(item == "a" and method != "teacher"),
         "answer_off": None, "score_off": float(item == "d"), "truncated": False,
@@ -112,6 +113,40 @@ def test_did_the_image_help_by_hand(results: Results) -> None:
     assert image_help_table(results).set_index("method").loc["vtool_r1", "gain"] == 0
 
 
+def test_med_s_four_parts_add_up_to_the_difference_to_no_tools(results: Results) -> None:
+    # Item a alone is called for, item d alone is right without tools.
+    table = image_help_table(results).set_index("method")
+    parts = ["call_gain", "schema_gain", "call_harm", "schema_harm"]
+    assert table.loc["iapo", parts].tolist() == [0.25, 0.5, 0, 0]
+    assert table.loc["teacher", parts].tolist() == [0.25, 0.5, 0, 0.25]
+    assert table.loc["untrained", parts].tolist() == [0, 0, 0, 0.25]
+    signed = table["call_gain"] + table["schema_gain"] - table["call_harm"] - table["schema_harm"]
+    assert signed.tolist() == pytest.approx((table["accuracy"] - table["accuracy_off"]).tolist())
+
+
+def test_what_follows_from_the_call_by_hand(results: Results) -> None:
+    table = calls_table(results).set_index("method")
+    assert "untrained_no_tools" not in table.index
+    row = table.loc["vtool_r1"]
+    assert row[["right_calls", "other_calls", "no_calls"]].tolist() == [0.25, 0, 0.75]
+    assert (row["right_after_right"], row["right_after_no"], row["room"]) == (1, 0, 0.75)
+    assert np.isnan(row["right_after_other"])
+    teacher = table.loc["teacher"]
+    assert (teacher["right_calls"], teacher["other_calls"], teacher["right_after_other"]) == (0, 0.25, 1)
+    assert np.isnan(teacher["room"]) and teacher["right_after_no"] == pytest.approx(2 / 3)
+    assert calls_page(results).shown.set_index("method").loc["vtool_r1", "room"] == "+75.0"
+
+
+def test_cells_averages_and_differences_have_one_kind_of_interval(folder: Path) -> None:
+    # One seed right everywhere and one nowhere: over items alone the interval of a cell would be narrow.
+    for seed, score in ((0, 1.0), (1, 0.0)):
+        rows = [record("iapo", seed, name, item) | {"score": score} for name in CONFIG.test_sets for item in "abcd"]
+        write_records(folder / f"eval/iapo/seed{seed}/records.parquet", rows)
+    table = main_table(load_results(folder, CONFIG)).set_index(["method", "test_set"])
+    for column in (*CONFIG.test_sets, AVERAGE):
+        assert (table.loc[("iapo", column), "ci_low"], table.loc[("iapo", column), "ci_high"]) == (0, 1)
+
+
 def test_training_tables_by_hand(results: Results) -> None:
     row = dynamics_table(results).set_index(["method", "step"]).loc[("vtool_r1", 20)]
     assert (row["outcome_min"], row["outcome_max"], row["outcome_mean"]) == pytest.approx((0.5, 0.6, 0.55))
@@ -163,13 +198,24 @@ def test_tables_come_from_the_records_alone_without_torch_and_equal(folder: Path
         "import sys; from benchmarks.tables.__main__ import main; main([sys.argv[1]]); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'lmms_eval')))"
     )
-    names = ("main", "contrasts", "differences", "image_help", "scorers", "dynamics", "tuning", "reported", "cost")
+    names = (
+        "main",
+        "contrasts",
+        "differences",
+        "calls",
+        "image_help",
+        "scorers",
+        "dynamics",
+        "tuning",
+        "reported",
+        "cost",
+    )
     found = []
     for _ in range(2):
         assert subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, check=False).returncode == 0
         found.append([(folder / f"tables/{name}.{end}").read_bytes() for name in names for end in ("csv", "md", "tex")])
     assert found[0] == found[1] and all(found[0])
-    for name in ("learning_curves", "forest", "block_shares", "image_help"):
+    for name in ("learning_curves", "dynamics", "forest", "block_shares", "image_help"):
         assert (folder / f"figures/{name}.png").stat().st_size > 1000
 
 
@@ -178,7 +224,7 @@ def test_every_cell_of_every_table_can_be_traced(folder: Path) -> None:
     traced = 0
     for path in sorted((folder / "tables").glob("*.csv")):
         table = pd.read_csv(path, keep_default_na=False)
-        keys = table.columns[:2] if path.stem not in ("cost", "image_help") else table.columns[:1]
+        keys = table.columns[:2] if path.stem not in ("cost", "image_help", "calls") else table.columns[:1]
         if path.stem == "tuning":
             keys = ["method", "factor"]
         if path.stem == "reported":

@@ -1,16 +1,20 @@
 """The mini data: no leakage, whole files, boxes where they belong, every gold answer right."""
 
 import json
+import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks.tasks.scoring import process_results
 from iapo.cold_start.demonstrations import spoken_answer
-from iapo.config.schema import DataConfig
+from iapo.config.schema import DataConfig, load_config
 from iapo.data.build import build
+from iapo.data.mini_world.figures import draw, figure_grid
 from iapo.data.mini_world.gapminder import split_tables
-from iapo.data.mini_world.world import RAW_FILES
+from iapo.data.mini_world.world import FIRST_QUESTIONS, RAW_FILES, draw_samples
 from iapo.data.prompts import open_image
 from iapo.data.store import DataError, read_split, verify_manifest
 from iapo.types import TEST_SETS, Example
@@ -49,6 +53,37 @@ def test_no_table_is_in_two_splits_and_every_country_is_trained_on() -> None:
     assert not pairs["train"] & pairs["dev"] and not pairs["train"] & pairs["test"] and not pairs["dev"] & pairs["test"]
     names = {split: {country for _, country in rows} for split, rows in pairs.items()}
     assert names["test"] <= names["train"] and names["dev"] <= names["train"]
+
+
+def test_the_first_training_questions_ask_for_every_label_that_test_asks_for_and_there_are_many() -> None:
+    mini = load_config(yaml.safe_load(Path("config/mini.yaml").read_text()))
+    assert mini.train.prompts_per_set >= FIRST_QUESTIONS
+    tables, asked = split_tables(mini.data.seed), {}
+    for split, count in (("train", FIRST_QUESTIONS), ("test", mini.data.test_per_set)):
+        askable = asked.get("train")
+        asked[split] = {
+            sample.label
+            for name in TEST_SETS
+            for sample in draw_samples(random.Random(name), tables[split], name, count, mini.data, askable)  # type: ignore[index]
+        }
+    assert asked["test"] <= asked["train"] and len(asked["test"]) >= 150
+
+
+def test_no_request_decides_more_than_half_a_point_of_the_average() -> None:
+    config = DataConfig()
+    for name in TEST_SETS:
+        samples = draw_samples(random.Random(name), split_tables(config.seed)["test"], name, 150, config)
+        (_, most), *_ = Counter(sample.query for sample in samples).most_common(1)
+        assert most / len(samples) / len(TEST_SETS) <= 0.0125, name
+
+
+def test_smudges_cover_the_configured_share_of_values_and_nothing_shows_them() -> None:
+    config = DataConfig(smudge_rate=0.3)
+    samples = draw_samples(random.Random(0), split_tables(config.seed)["train"], "h_bar", 200, config)
+    smudged = [each for sample in samples for each in sample.smudged]
+    assert 0.25 < sum(smudged) / len(smudged) < 0.35
+    pictures = [draw(figure_grid("h_bar", ["Chad"], [value], "1997", [True])).tobytes() for value in (10, 90)]
+    assert pictures[0] == pictures[1]
 
 
 def test_records_have_refocus_s_fields(data_root: Path) -> None:

@@ -18,8 +18,8 @@ from iapo.types import Figure, ToolCall
 COUNTS = {"train": 60, "dev": 40, "test": 150}
 REGIONS = {
     f"row {i + 1} column {j + 1}": (2 * CELL * j, CELL * i, 2 * CELL * (j + 1), CELL * (i + 1))
-    for i in range(2)
-    for j in range(2)
+    for i in range(3)
+    for j in range(3)
 }
 """Panel → the cells that hold it, by the figure's layout."""
 
@@ -35,9 +35,9 @@ def ink(image: Image.Image) -> np.ndarray:
 def test_a_mask_leaves_all_of_one_panel_and_nothing_of_the_others(split: str) -> None:
     config = DataConfig()
     rng = random.Random(f"{config.seed}/{split}/charxiv")
-    # The first ones of the configured data, with the test figure 97, whose last name touches its frame.
-    for sample in draw_samples(rng, split_tables(config.seed)[split], "charxiv", COUNTS[split], 4):  # type: ignore[index]
-        image = draw(figure_grid("charxiv", sample.labels, sample.values, sample.title))
+    # The first ones of the configured data; some of their names touch the frame.
+    for sample in draw_samples(rng, split_tables(config.seed)[split], "charxiv", COUNTS[split], config):  # type: ignore[index]
+        image = draw(figure_grid("charxiv", sample.labels, sample.values, sample.title, sample.smudged))
         figure = Figure("f", "subfigures", {"subfigures": find_panels(image)})
         assert tuple(figure.boxes["subfigures"]) == PANELS
         for panel, (left, top, right, bottom) in REGIONS.items():

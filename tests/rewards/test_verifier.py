@@ -20,11 +20,11 @@ from iapo.data.prompts import Message, answer_text, open_image, prompt_messages
 from iapo.data.selection import dataset_row
 from iapo.models.processor import SUPPRESSED_TOKENS
 from iapo.rewards.answers.extraction import extract
-from iapo.rewards.answers.matching import score
 from iapo.rewards.verifier import ToolUse, VerifierError, VerifierGuard
 from iapo.rewards.verifier_server import ServerVerifier
-from iapo.rewards.verifier_teacher import TeacherVerifier
+from iapo.rewards.verifier_teacher import TeacherVerifier, agreement
 from iapo.rollout.environment import ENVIRONMENTS, tool_schemas
+from iapo.rollout.two_turn import roll_out
 from iapo.tools.parsing import render_call
 from iapo.training.verifier_mixin import VerifierTrainer
 from iapo.types import Example, ToolCall
@@ -176,7 +176,7 @@ def empty(image: Image.Image) -> Image.Image:
     return Image.new("RGB", image.size, "black")
 
 
-def by_hand(model: Any, processor: Any, example: Example, use: ToolUse) -> tuple[dict[str, Any], float]:
+def by_hand(model: Any, processor: Any, example: Example, use: ToolUse) -> tuple[dict[str, Any], str | None]:
     """The same conversation rendered as one text and answered alone."""
     tool: Message = {"role": "tool", "name": "x", "content": [{"type": "image", "image": use.image}]}
     turn = {"role": "assistant", "content": render_call(use.calls[0])}
@@ -188,10 +188,10 @@ def by_hand(model: Any, processor: Any, example: Example, use: ToolUse) -> tuple
     with torch.no_grad():
         output = model.generate(**inputs, max_new_tokens=TURN_TOKENS, do_sample=False)
     text = processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    return inputs, score(extract(text), example.answer, example.metric)
+    return inputs, extract(text)
 
 
-def test_the_teacher_s_verdict_is_its_own_answer_scored(
+def test_the_teacher_s_verdict_is_its_own_answer_found_again(
     memorised: tuple[Any, Any], cast: dict[str, Example], test_examples: list[Example], tool_use: MakeUse
 ) -> None:
     # Another kind of figure beside them, so that the batch is padded.
@@ -199,8 +199,14 @@ def test_the_teacher_s_verdict_is_its_own_answer_scored(
     uses = [tool_use(example) for example in examples]
     verifier = TeacherVerifier(*memorised, TURN_TOKENS)
     hands = [by_hand(*memorised, example, use) for example, use in zip(examples, uses, strict=True)]
-    assert verifier.verdicts(uses) == [verdict for _, verdict in hands]
-    assert [verdict for _, verdict in hands][:2] == [1.0, 0.0]
+    alone = roll_out(*memorised, examples, turn_tokens=TURN_TOKENS)
+    own = [extract(rollout.texts[-1]) for rollout in alone]
+    expected = [
+        agreement(said, answer, example.metric) for (_, said), answer, example in zip(hands, own, examples, strict=True)
+    ]
+    assert verifier.verdicts(uses) == expected
+    # It misreads the second figure both times, and cannot know.
+    assert [said for _, said in hands][1] == own[1] == WRONG and verifier.verdicts(uses)[:2] == [1.0, 1.0]
     for mine, (inputs, _) in zip(verifier.conversations(uses), hands, strict=True):
         assert mine.input_ids == inputs["input_ids"][0].tolist()
         assert torch.equal(mine.pixel_values, inputs["pixel_values"])
@@ -220,6 +226,46 @@ def test_the_edited_image_decides_the_teacher_s_verdict(
     assert torch.equal(first, hidden.pixel_values[: len(first)])
     assert not torch.equal(second, hidden.pixel_values[len(first) :]) and not torch.equal(first, second)
     assert verifier.verdicts([use, other, use]) == [1.0, 0.0, 1.0]
+
+
+def test_no_verdict_depends_on_what_the_data_says_is_right(
+    judge: Any,
+    tmp_path: Path,
+    memorised: tuple[Any, Any],
+    cast: dict[str, Example],
+    server_verifier: MakeVerifier,
+    tool_use: MakeUse,
+) -> None:
+    uses = [tool_use(cast["right"]), tool_use(cast["misread"])]
+    uses += [replace(uses[0], image=empty(uses[0].image))]
+    hidden: Any = {"answer": "none of these", "focus_labels": ["no label"], "metric": uses[0].row["metric"]}
+    blind = [replace(use, row={**use.row, **hidden}) for use in uses]
+    found = [TeacherVerifier(*memorised, TURN_TOKENS).verdicts(each) for each in (uses, blind)]
+    assert found[0] == found[1] == [1.0, 1.0, 0.0]
+    server_verifier(judge.url, tmp_path / "seen").verdicts(uses[:1])
+    server_verifier(judge.url, tmp_path / "blind").verdicts(blind[:1])
+    assert judge.bodies[0] == judge.bodies[1]
+
+
+@pytest.mark.parametrize(
+    ("answer", "own", "metric", "agrees"),
+    [
+        ("67", "67.0", "exact", 1.0),
+        ("67", "68", "exact", 0.0),
+        ("102", "100", "relaxed", 1.0),
+        ("a || b", "b||a", "exact", 1.0),
+        ("a", "b||a", "exact", 0.0),
+        ("true", "it is true", "fact", 1.0),
+        ("false", "true", "fact", 0.0),
+        (None, "67", "exact", 0.0),
+        ("67", None, "exact", 0.0),
+        (None, None, "exact", 0.0),
+    ],
+)
+def test_two_answers_agree_by_the_question_s_own_metric(
+    answer: str | None, own: str | None, metric: Any, agrees: float
+) -> None:
+    assert agreement(answer, own, metric) == agrees
 
 
 def one_step(model: Any, processor: Any, cast: dict[str, Example], verifier: Any, output: Path) -> tuple[Any, ...]:
@@ -259,9 +305,9 @@ def test_a_step_hands_the_verdicts_to_the_rewards(
     # The model did what it was taught: calls that ran, one that failed, none.
     called = {environment.succeeded for environment in trainer.environments}
     assert called == {True, False} and log["tools/call_rate"] == 0.75
-    assert seen == {"right": [1.0, 1.0], "misread": [0.0, 0.0], "failing": [0.0, 0.0], "direct": [0.0, 0.0]}
+    assert seen == {"right": [1.0, 1.0], "misread": [1.0, 1.0], "failing": [0.0, 0.0], "direct": [0.0, 0.0]}
     assert {name for name, _ in counting.asked} == {cast["right"].example_id, cast["misread"].example_id}
-    assert log["verifier/asked"] == 2 and log["verifier/failures"] == 0 and log["verifier/approved"] == 0.5
+    assert log["verifier/asked"] == 2 and log["verifier/failures"] == 0 and log["verifier/approved"] == 1
     assert log["seconds/verifier"] > 0
 
 

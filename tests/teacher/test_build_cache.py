@@ -7,10 +7,15 @@ from typing import Any
 import pytest
 
 from iapo.config.schema import Config, TeacherConfig
+from iapo.data.prompts import open_image, prompt_messages
+from iapo.rollout.environment import tool_schemas
 from iapo.teacher.build_cache import TeacherPass
-from iapo.teacher.candidates import Candidate
+from iapo.teacher.cache import TeacherCache
+from iapo.teacher.candidates import Candidate, Source
 from iapo.teacher.writer import CacheWriter
-from iapo.types import Example
+from iapo.tools.drawing import apply
+from iapo.tools.parsing import render_call
+from iapo.types import Example, ToolCall
 
 CONFIG = Config(profile="test", teacher=TeacherConfig(sampled_calls=2))
 
@@ -39,3 +44,34 @@ def test_samples_follow_the_prompts_and_the_seed_but_not_the_attribution(
     assert samples("luckier", luckier, test_examples[:3]) != usual
     # The greedy turn comes first and is no sample.
     assert [texts[0] for texts in samples("again", luckier, test_examples[:3])] == [texts[0] for texts in usual]
+
+
+def test_the_cache_keeps_what_the_teacher_says_after_its_own_calls(
+    tmp_path: Path, trained_looking: Any, tiny: tuple[Any, Any], test_examples: list[Example],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    processor = tiny[1]
+    example = next(each for each in test_examples if each.test_set == "vwtq")
+    first, second = list(example.figure.boxes["rows"])[:2]
+    made: list[tuple[str, str, Source]] = [
+        ("focus_on_rows_with_mask", first, "sampled"),
+        ("focus_on_rows_with_draw", second, "sampled"),
+        ("focus_on_rows_with_mask", "no such row", "sampled"),
+        ("focus_on_rows_with_mask", second, "enumerated"),
+    ]
+    calls = [Candidate(call := ToolCall(name, (label,)), render_call(call), source) for name, label, source in made]
+    monkeypatch.setattr("iapo.teacher.build_cache.candidates", lambda *_: calls)
+    TeacherPass(trained_looking, processor, CONFIG, CacheWriter(tmp_path, "f")).run([example])
+    rows = {row.rank: row for row in TeacherCache(tmp_path).rows}
+    for rank, candidate in enumerate(calls[:2]):
+        edited = apply(open_image(example), example.figure, [candidate.call]).image
+        tool = {"role": "tool", "name": candidate.call.name, "content": [{"type": "image", "image": edited}]}
+        inputs = processor.apply_chat_template(
+            [[*prompt_messages(example), {"role": "assistant", "content": candidate.text}, tool]],
+            tools=list(tool_schemas(example.figure.kind)), add_generation_prompt=True, tokenize=True, return_dict=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        said = trained_looking.generate(**inputs, max_new_tokens=CONFIG.evaluation.turn_tokens, do_sample=False)
+        text = processor.tokenizer.decode(said[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        assert rows[rank].answer_text == text and text
+    assert rows[2].answer_text is None and rows[3].answer_text is None

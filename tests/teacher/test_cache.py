@@ -154,6 +154,67 @@ def test_a_hit_lies_within_the_rows_and_is_exact_when_cached(
     assert (hit.kind == "nearest") == (wanted.name not in {call.name for call in calls})
 
 
+def crowded(path: Path, prompts: int = 5) -> TeacherCache:
+    """A cache with eight rows a prompt, all targets different, and one prompt with a single row."""
+    names = ("rows_with_mask", "rows_with_draw", "columns_with_mask", "rows_with_highlight")
+    keys = [f"{i:064x}" for i in range(prompts)]
+    rows = [
+        row(name, labels, 100.0 * p + 10 * i + j, key)
+        for p, key in enumerate(keys)
+        for i, name in enumerate(names)
+        for j, labels in enumerate([("a",), ("a", "b")])
+    ]
+    write_cache(path, "f", [*rows, row("rows_with_mask", ("a",), -1.0, "alone")], shard_rows=16)
+    return TeacherCache(path)
+
+
+def targets(cache: TeacherCache, key: str) -> dict[str, tuple[float, ...]]:
+    return {canonical(row.call): row.signed + row.l1 for row in cache.rows if row.prompt_key == key}
+
+
+def test_the_shuffled_cache_has_the_same_targets_for_other_calls(tmp_path: Path) -> None:
+    cache = crowded(tmp_path)
+    moved = cache.shuffled(3)
+    for key in cache.prompts:
+        own, given = targets(cache, key), targets(moved, key)
+        assert own.keys() == given.keys() and sorted(own.values()) == sorted(given.values())
+        same = [call for call in own if own[call] == given[call]]
+        assert len(same) == (1 if key == "alone" else 0)
+    assert all(row.l1[0] == row.signed[0] + 10 for row in moved.rows)
+    # The real cache is left as it was.
+    assert all(targets(cache, key) == targets(TeacherCache(tmp_path), key) for key in cache.prompts[:1])
+
+
+def test_the_shuffle_is_fixed_for_a_seed_and_drawn_anew_for_seeds_and_prompts(tmp_path: Path) -> None:
+    cache = crowded(tmp_path)
+    key, other = cache.prompts[:2]
+    assert targets(cache.shuffled(3), key) == targets(crowded(tmp_path / "again").shuffled(3), key)
+    assert len({tuple(targets(cache.shuffled(seed), key).values()) for seed in range(6)}) == 6
+    first, second = ([v[0] % 100 for v in targets(cache.shuffled(3), each).values()] for each in (key, other))
+    assert first != second
+
+
+def test_the_shuffle_does_not_depend_on_the_order_in_which_the_cache_was_built(tmp_path: Path) -> None:
+    write_cache(tmp_path / "one", "f", ROWS)
+    write_cache(tmp_path / "other", "f", ROWS[::-1])
+    one, other = (TeacherCache(tmp_path / name).shuffled(1) for name in ("one", "other"))
+    assert targets(one, "k") == targets(other, "k")
+
+
+def test_look_ups_in_the_shuffled_cache_find_the_same_calls(tmp_path: Path) -> None:
+    cache = crowded(tmp_path, prompts=1)
+    moved, key = cache.shuffled(0), cache.prompts[0]
+    labels = [(), ("a",), ("b",), ("b", "a"), ("c", "d")]
+    for call in (ToolCall(name, some) for name in sorted(TOOLS) for some in labels):
+        hit, stand_in = cache.lookup(key, call), moved.lookup(key, call)
+        assert hit is not None and stand_in is not None and hit.kind == stand_in.kind
+        assert hit.kind != "exact" or hit.signed != stand_in.signed
+        # What a contrastive penalty compares with goes with the stand-in.
+        if hit.kind == "exact":
+            total = sum(row.signed[0] for row in cache.rows if row.prompt_key == key)
+            assert stand_in.signed[0] + 7 * stand_in.others[0] == pytest.approx(total)
+
+
 def test_every_addition_is_a_shard_of_its_own(tmp_path: Path) -> None:
     rows = [replace(ROWS[0], prompt_key=f"{i:064x}") for i in (4, 2, 0, 3, 1)]
     manifest = write_cache(tmp_path, "f", rows, shard_rows=2)
@@ -224,8 +285,8 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: Callable[[Path], None]
     [
         (None, r"manifest\.json not found; make the cache"),
         ("{", r"manifest\.json: expected JSON, found .*; delete"),
-        ("[]", "found schema version None, expected 3; delete"),
-        (json.dumps({"schema_version": 7}), "found schema version 7, expected 3; delete"),
+        ("[]", "found schema version None, expected 4; delete"),
+        (json.dumps({"schema_version": 7}), "found schema version 7, expected 4; delete"),
     ],
 )
 def test_an_unusable_manifest_is_named(tmp_path: Path, manifest: str | None, message: str) -> None:

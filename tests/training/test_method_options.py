@@ -40,7 +40,7 @@ from iapo.tools.parsing import parse_turn
 from iapo.training.attribution_mixin import AlignmentTrainer
 from iapo.training.checkpoints import metrics_file
 from iapo.training.run import train
-from iapo.training.trainer import Sources, reward_parts
+from iapo.training.trainer import Sources
 from iapo.types import BlockAttribution, Example
 
 ROOT = Path(__file__).parents[2]
@@ -100,15 +100,6 @@ def test_a_call_is_contrasted_with_the_others_of_its_prompt() -> None:
     hit = CacheHit((3.0, 1, 1, 1), (5.0, 5, 5, 5), "exact", (1.0, 1, 1, 1))
     assert cached_sums(turn(one), hit, settings) == [2, 0, 0, 0]
     assert cached_sums(turn(one), hit, AlignmentConfig(aggregation="l1")) == [5, 5, 5, 5]
-
-
-def test_shares_of_the_advantage() -> None:
-    rewards = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, -0.5], [1.0, 0.0]])
-    found = reward_parts(rewards, torch.tensor([1.0, 1.0]), 2, ["outcome", "penalty"])
-    assert found["advantage/outcome_share"] == pytest.approx(0.5) == found["advantage/penalty_share"]
-    assert found["advantage/penalty_alone"] == 0.5 and found["advantage/flat_groups"] == 0
-    flat = reward_parts(torch.zeros(4, 2), torch.tensor([1.0, 1.0]), 2, ["outcome", "penalty"])
-    assert flat["advantage/flat_groups"] == 1 and flat["advantage/outcome_share"] == 0
 
 
 def test_variants_and_controls_change_their_own_settings_only() -> None:

@@ -19,12 +19,8 @@ from iapo.artifacts.code_digest import ROOT
 pytestmark = pytest.mark.finished
 
 RESULTS = "results/smoke"
-TRAINING = {"train_policy vtool_r1", "train_policy trm", "train_policy iapo"}
+TRAINING = {f"train_policy {name}" for name in ("vtool_r1", "trm", "iapo", "iapo_rare")}
 EVALUATION = {"evaluate_policy"}
-EVERY_RULE = {
-    *("build_data", "cold_start", "train_teacher", "sample_student", "cache_teacher", "informative_teacher"),
-    *("tune_weight iapo", "tune_weight trm", *TRAINING, *EVALUATION, "make_tables"),
-}
 
 
 @pytest.fixture
@@ -77,7 +73,7 @@ def changed_jobs(tree: Path, setting: str = "{}") -> set[str]:
     listed = next(line for line in result.stdout.splitlines() if line.startswith("JOBS "))
     found = set()
     for name, wildcards in json.loads(listed.removeprefix("JOBS ")):
-        rule = re.sub(r"_(0_1|off_the_shelf)$", "", name)
+        rule = re.sub(r"_(off_the_shelf_)?\d(_\d)*$", "", name)
         by_method = rule in ("train_policy", "tune_weight")
         found.add(f"{rule} {wildcards['method']}" if by_method else rule)
     return found
@@ -107,12 +103,25 @@ def test_nothing_is_planned_where_nothing_has_changed(tree: Path) -> None:
         ("teacher: {train: {temperature: 0.9}}", {"train_teacher", "cache_teacher"}),
         ("teacher: {n_steps: 9}", {"cache_teacher", "informative_teacher"}),
         ("hardware: {lora_rank: 4}", {"train_teacher", "tune_weight iapo", "tune_weight trm", *TRAINING}),
-        ("alignment: {weight: 0.3}", {"informative_teacher", "tune_weight iapo", "train_policy iapo"}),
+        (
+            "alignment: {weight: 0.3}",
+            {"informative_teacher", "tune_weight iapo", "train_policy iapo", "train_policy iapo_rare"},
+        ),
         ("rewards: {verdict: 0.3}", {"tune_weight trm", "train_policy trm"}),
         ("statistics: {seed: 8}", {"informative_teacher", "make_tables"}),
         ("monitors: {window: 5}", {"make_tables"}),
         ("data: {labels_per_figure: 4}", {"build_data"}),
         ("student: {cold_start: {seed: 5}}", {"cold_start", "sample_student"}),
+        ("student: {cold_start: {batch_size: 8}}", {"cold_start", "teach_habit"}),
+        ("student: {habits: {rare: {steps: 5}}}", {"teach_habit"}),
+        ("variants: {iapo_rare: {start: null}}", {"train_policy iapo_rare", "make_tables"}),
+        # The second seed gets another start and another teacher, in the jobs that hold both seeds.
+        (
+            "{student: {cold_starts: 1}, teacher: {cold_starts: 1}}",
+            {*TRAINING, *EVALUATION, "informative_teacher", "make_tables"},
+        ),
+        # No third seed trains from a third start.
+        ("student: {cold_starts: 4}", {"make_tables"}),
         ("attribution: {tokens_per_forward: 99}", set()),
         ("train: {save_every: 2}", set()),
     ],
@@ -121,8 +130,19 @@ def test_a_setting_plans_exactly_the_jobs_that_read_it(tree: Path, setting: str,
     assert changed_jobs(tree, setting) == planned
 
 
-ATTRIBUTES = {"cache_teacher", "informative_teacher", "tune_weight iapo", "train_policy iapo"}
-ROLLS_OUT = {"sample_student", "cold_start", "train_teacher", "tune_weight trm", *ATTRIBUTES, *TRAINING, *EVALUATION}
+ATTRIBUTES = {
+    *("cache_teacher", "informative_teacher", "tune_weight iapo", "train_policy iapo", "train_policy iapo_rare"),
+}
+ROLLS_OUT = {
+    "sample_student",
+    "cold_start",
+    "teach_habit",
+    "train_teacher",
+    "tune_weight trm",
+    *ATTRIBUTES,
+    *TRAINING,
+    *EVALUATION,
+}
 
 
 @pytest.mark.parametrize(
@@ -135,12 +155,15 @@ ROLLS_OUT = {"sample_student", "cold_start", "train_teacher", "tune_weight trm",
         ("iapo/training/monitors.py", {"make_tables"}),
         ("iapo/rollout/environment.py", ROLLS_OUT),
         ("iapo/data/build.py", {"build_data"}),
-        ("baselines/iapo_alignment.py", {"tune_weight iapo", "train_policy iapo"}),
+        ("baselines/iapo_alignment.py", {"tune_weight iapo", "train_policy iapo", "train_policy iapo_rare"}),
+        ("iapo/cold_start/demonstrations.py", {"cold_start", "teach_habit"}),
+        ("iapo/cold_start/call_rates.py", {"sample_student"}),
         ("baselines/torl.py", set()),
         ("benchmarks/tasks/scoring.py", EVALUATION),
         ("iapo/artifacts/progress.py", set()),
         ("workflow/scripts/build_data.py", {"build_data"}),
         ("workflow/scripts/cold_start.py", {"cold_start"}),
+        ("workflow/scripts/teach_habit.py", {"teach_habit"}),
         ("workflow/scripts/sample_student.py", {"sample_student"}),
         ("workflow/scripts/cache_teacher.py", {"cache_teacher"}),
         ("workflow/scripts/informative_teacher.py", {"informative_teacher"}),

@@ -1,6 +1,6 @@
 TEACHERS = {
-    f"teacher{seed}": teacher_directory(seed) / "model.safetensors"
-    for seed in CONFIG.asked_teachers
+    f"teacher{seed}": teacher_weights(start, seed)
+    for seed, start in CONFIG.asked_teachers.items()
 }
 AUDIT_SETTINGS = [
     "device",
@@ -8,10 +8,7 @@ AUDIT_SETTINGS = [
     "attribution",
     "alignment",
     "teacher.n_steps",
-    "teacher.train_seed",
 ]
-# Of the rules that ask the teachers of several seeds.
-TEACHERS_SETTINGS = ["audit.teacher_seeds", "statistics.seed"]
 SAMPLING_SETTINGS = [
     "train.temperature",
     "evaluation.turn_tokens",
@@ -25,7 +22,7 @@ rule informative_teacher:
         **TEACHERS,
         manifest=RESULTS / "data/manifest.json",
         student=STUDENT_START,
-        calls=RESULTS / "teacher/student_calls.parquet",
+        calls=student_calls(STUDENT_STAGE, CONFIG.start_of[FIRST_SEED]),
     output:
         verdict=RESULTS / "informative.json",
         record=RESULTS / "informative.run.json",
@@ -38,7 +35,11 @@ rule informative_teacher:
     resources:
         gpu=gpus(),
     params:
-        settings=declare(CONFIG, *AUDIT_SETTINGS, *TEACHERS_SETTINGS),
+        settings=declare(CONFIG, *AUDIT_SETTINGS, "statistics.seed"),
+        # GRPO seed → number of the cold start, in place of the settings that they follow from: one more seed of the
+        # methods asks nobody again.
+        asked=CONFIG.asked_teachers,
+        cached=list(CONFIG.cached_teachers),
         code=code("informative_teacher"),
     script:
         "../scripts/informative_teacher.py"
@@ -64,7 +65,11 @@ rule compare_options:
         settings=declare(
             CONFIG,
             *AUDIT_SETTINGS,
-            *TEACHERS_SETTINGS,
+            "statistics.seed",
+            "audit.teacher_seeds",
+            "teacher.train_seed",
+            "teacher.cold_starts",
+            "seeds",
             *SAMPLING_SETTINGS,
             "audit.rollouts",
             "audit.reference_steps",
@@ -74,21 +79,22 @@ rule compare_options:
         "../scripts/compare_options.py"
 
 
-AUDITED = next((name for name in CONFIG.methods if teacher_cache(name)), None)
+AUDITED = next((name for name in CONFIG.methods if teacher_verdict(name)), None)
 if AUDITED is not None:
-    TRAINED = RESULTS / f"train/{AUDITED}/seed{CONFIG.seeds[0]}/model/model.safetensors"
+    TRAINED = policy_weights(AUDITED, FIRST_SEED)
 
     rule audit:
         """Cache against live teacher, attribution against a converged one; numbers and a page of plots."""
         input:
             manifest=RESULTS / "data/manifest.json",
-            teacher=teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors",
+            teacher=teacher_weights(CONFIG.teacher_of[FIRST_SEED]),
             stats=teacher_cache(AUDITED),
-            cold=STUDENT_START,
+            cold=trained_from(AUDITED, FIRST_SEED),
             trained=TRAINED,
             metrics=[
                 RESULTS / f"train/{AUDITED}/seed{seed}/metrics.csv"
                 for seed in CONFIG.seeds
+                if CONFIG.teacher_of[seed] == CONFIG.teacher_of[FIRST_SEED]
             ],
             verdict=RESULTS / "informative.json",
             options=RESULTS / "audit/options.csv",
@@ -110,6 +116,7 @@ if AUDITED is not None:
                 *SAMPLING_SETTINGS,
                 "audit.rollouts",
                 "audit.reference_steps",
+                "teacher.train_seed",
                 "teacher.sampled_calls",
                 "teacher.enumerated",
                 "teacher.train.temperature",
@@ -124,7 +131,7 @@ if AUDITED is not None:
         input:
             manifest=RESULTS / "data/manifest.json",
             stats=teacher_cache(AUDITED),
-            cold=STUDENT_START,
+            cold=trained_from(AUDITED, FIRST_SEED),
             trained=TRAINED,
         output:
             summary=RESULTS / "perf/summary.json",

@@ -52,7 +52,9 @@ wildcard_constraints:
     seed=r"\d+",
     split="train|dev|test",
     cache="[a-z0-9]+",
-    condition="[a-z0-9_]+",
+    start=r"\d+",
+    stage="|".join(["cold", "first_stage", *CONFIG.student.habits]),
+    habit="|".join(CONFIG.student.habits) or "none",
 
 
 def check_machine() -> None:
@@ -95,19 +97,78 @@ def cache_name(resolved) -> str:
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
 
 
+def reads_cache(name: str) -> bool:
+    """Whether a method's training reads the teacher's cache: its attributions, or its calls."""
+    method = RESOLVED[name][0]
+    return method.uses_teacher or method.distils == "calls"
+
+
 CACHES = {"main": CONFIG} | {
     cache_name(resolved): resolved
-    for method, resolved in RESOLVED.values()
-    if method.uses_teacher
+    for name, (_, resolved) in RESOLVED.items()
+    if reads_cache(name)
 }
 
 
-# What every method starts from.
-STUDENT_START = (
-    RESULTS / "first_stage/model/model.safetensors"
-    if CONFIG.student.first_stage
-    else RESULTS / "models/student/cold/model.safetensors"
-)
+# What the student has learned where every method starts, but variants with a habit of their own.
+STUDENT_STAGE = "first_stage" if CONFIG.student.first_stage else "cold"
+FIRST_SEED = CONFIG.seeds[0]
+
+
+def stage_of(name: str) -> str:
+    """What the student has learned before a method or variant trains it."""
+    variant = CONFIG.all_variants.get(name)
+    return (variant.start if variant else None) or STUDENT_STAGE
+
+
+def start_weights(stage: str, start: int | str) -> Path:
+    """Weights of the student behind a stage, of the cold start with this number."""
+    if stage == "first_stage":
+        return RESULTS / f"first_stage/start{start}/model/model.safetensors"
+    return RESULTS / f"models/student/{stage}/start{start}/model.safetensors"
+
+
+def trained_from(name: str, seed: int) -> Path:
+    """Weights that a method's policy of this seed is trained from."""
+    return start_weights(stage_of(name), CONFIG.start_of[seed])
+
+
+# What is measured on one policy for all, as every trial of a weight is, starts from this.
+STUDENT_START = start_weights(STUDENT_STAGE, CONFIG.start_of[FIRST_SEED])
+
+
+def teacher_weights(start: int | str, seed: int | str | None = None) -> Path:
+    """Weights of the teacher of this cold start that was trained with a GRPO seed; by default of the one with a cache."""
+    seed = CONFIG.teacher.train_seed + int(start) if seed is None else seed
+    return RESULTS / f"teacher/start{start}/seed{seed}/model/model.safetensors"
+
+
+def student_calls(stage: str, start: int | str, suffix: str = "parquet") -> Path:
+    """Calls sampled from a start of the student; as ``json`` how often they are right."""
+    return RESULTS / f"student_calls/{stage}/start{start}.{suffix}"
+
+
+def measured_starts(*names: str) -> list[Path]:
+    """How often the calls of the starts of some methods are right, as inputs."""
+    stages = dict.fromkeys(stage_of(name) for name in names)
+    starts = sorted(set(CONFIG.start_of.values()))
+    return [student_calls(stage, start, "json") for stage in stages for start in starts]
+
+
+def cached_calls(cache: str, teacher: int) -> list[Path]:
+    """Calls of all starts whose policies read a cache of this teacher, as inputs."""
+    users = [
+        name
+        for name in RESOLVED
+        if reads_cache(name) and cache_name(RESOLVED[name][1]) == cache
+    ]
+    stages = sorted({stage_of(name) for name in users}) or [STUDENT_STAGE]
+    starts = {
+        CONFIG.start_of[seed]
+        for seed in CONFIG.seeds
+        if CONFIG.teacher_of[seed] == teacher
+    }
+    return [student_calls(stage, start) for stage in stages for start in sorted(starts)]
 
 
 def gpus(count: int = 1) -> int:
@@ -115,22 +176,17 @@ def gpus(count: int = 1) -> int:
     return count if CONFIG.device == "cuda" else 0
 
 
-def policy_directory(method: str, seed: str) -> Path:
-    """The pretrained directory of a row of the table."""
-    if method == "untrained":
-        return RESULTS / "models/student/cold"
-    if method == "first_stage":
-        return STUDENT_START.parent
-    if method == "teacher_untrained":
-        return RESULTS / "models/teacher/cold"
-    if method == "teacher":
-        return teacher_directory(CONFIG.teacher.train_seed)
-    return RESULTS / f"train/{method}/seed{seed}/model"
-
-
-def teacher_directory(seed: int) -> Path:
-    """The pretrained directory of the teacher trained with this GRPO seed."""
-    return RESULTS / f"teacher/seed{seed}/model"
+def policy_weights(name: str, seed: int | str) -> Path:
+    """Weights of a row of the table; for rows that no method trains, the seed is the number of the start."""
+    if name == "first_stage":
+        return start_weights("first_stage", seed)
+    if name == "teacher_untrained":
+        return RESULTS / f"models/teacher/cold/start{seed}/model.safetensors"
+    if name == "teacher":
+        return teacher_weights(seed)
+    if name in CONFIG.reference_policies:
+        return start_weights(name.removeprefix("untrained").strip("_") or "cold", seed)
+    return RESULTS / f"train/{name}/seed{seed}/model/model.safetensors"
 
 
 def code(script: str, *entries: str) -> str:
@@ -154,18 +210,24 @@ def training_code(method: str) -> str:
 EARLY = 10
 
 
-def teacher_cache(method: str) -> list[Path]:
-    """The teacher's cache as an input, for methods that compare with the teacher."""
-    if method not in RESOLVED or not RESOLVED[method][0].uses_teacher:
+def teacher_cache(method: str, seeds=(FIRST_SEED,)) -> list[Path]:
+    """The cache of each seed's teacher as inputs, for methods that read it."""
+    if method not in RESOLVED or not reads_cache(method):
         return []
-    return [RESULTS / f"teacher/cache/{cache_name(RESOLVED[method][1])}.stats.json"]
+    name = cache_name(RESOLVED[method][1])
+    return [
+        RESULTS / f"teacher/start{CONFIG.teacher_of[seed]}/cache/{name}.stats.json"
+        for seed in seeds
+    ]
 
 
-def verifying_teacher(method: str) -> list[Path]:
-    """The teacher's weights as an input, for methods that ask it for verdicts."""
-    if not RESOLVED[method][0].uses_verifier or CONFIG.verifier.kind != "teacher":
+def asked_teacher(method: str, seeds=(FIRST_SEED,)) -> list[Path]:
+    """The weights of each seed's teacher as inputs, for methods that ask it while they train."""
+    resolved = RESOLVED[method][0]
+    judges = resolved.uses_verifier and CONFIG.verifier.kind == "teacher"
+    if not judges and resolved.distils != "policy":
         return []
-    return [teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors"]
+    return [teacher_weights(CONFIG.teacher_of[seed]) for seed in seeds]
 
 
 def choice(method: str) -> list[Path]:
@@ -193,7 +255,7 @@ def method_of(name: str) -> str:
 
 def teacher_verdict(*names: str) -> list[Path]:
     """Whether the teacher is informative, as an input, where one of these compares with the cached teacher."""
-    asks = any(teacher_cache(name) for name in names)
+    asks = any(name in RESOLVED and RESOLVED[name][0].uses_teacher for name in names)
     return [RESULTS / "informative.json"] if asks else []
 
 
@@ -229,18 +291,3 @@ def pretrained_source(policy: str) -> list[Path]:
     """The downloaded weights of the student or the teacher, where it is a pretrained model."""
     pretrained = getattr(CONFIG, policy).model.pretrained
     return [fetched(pretrained.source.repo)] if pretrained else []
-
-
-def condition_seeds(condition: str) -> list[int]:
-    """Seeds of a condition's policies; one that no method trains is a single model."""
-    return list(CONFIG.seeds) if condition in RESOLVED else [0]
-
-
-def condition_models(condition: str) -> list[Path]:
-    """Weights of a condition's policies: trained, the student's start, or the teacher."""
-    if condition == "cold":
-        return [STUDENT_START]
-    return [
-        policy_directory(condition, seed) / "model.safetensors"
-        for seed in condition_seeds(condition)
-    ]

@@ -1,9 +1,19 @@
-# Policies that no method trains count as seed 0; the others are evaluated seed batch by seed batch.
+# Of policies that no method trains, start by start; of the others, seed by seed: as many in a job.
 OFF_THE_SHELF = [
-    name for name in CONFIG.reference_policies if name not in CONFIG.released
+    (name, tuple(batch))
+    for name, starts in CONFIG.reference_starts.items()
+    if name not in CONFIG.released
+    for batch in CONFIG.batches(starts)
 ]
 EVALUATED = [
-    ("off_the_shelf", "|".join(OFF_THE_SHELF), [0]),
+    *(
+        (
+            f"off_the_shelf_{'_'.join(map(str, batch))}",
+            "|".join(name for name, starts in OFF_THE_SHELF if starts == batch),
+            batch,
+        )
+        for batch in dict.fromkeys(batch for _, batch in OFF_THE_SHELF)
+    ),
     *(
         ("_".join(map(str, batch)), "|".join(RESOLVED), batch)
         for batch in CONFIG.seed_batches
@@ -21,10 +31,7 @@ for name, methods, batch in EVALUATED:
             models=lambda wildcards, batch=batch: (
                 []
                 if wildcards.method == "api"
-                else [
-                    policy_directory(wildcards.method, seed) / "model.safetensors"
-                    for seed in batch
-                ]
+                else [policy_weights(wildcards.method, seed) for seed in batch]
             ),
         output:
             records=[

@@ -1,56 +1,130 @@
-MECHANISM = ["cold", "teacher", *CONFIG.methods]
+from iapo.config.variants import cells
+
+CELLS = cells(CONFIG.grids)
+# Name → conditions that one job measures: those of a start together, since each takes seconds and a process as many
+# to begin; with hints each by itself.
+MEASURED = {
+    start: [
+        f"untrained_{start}",
+        *(cell.name for cell in CELLS if cell.start == start),
+    ]
+    for start in dict.fromkeys(cell.start for cell in CELLS)
+} or {condition: [condition] for condition in ["cold", "teacher", *CONFIG.methods]}
 
 
-rule measure_condition:
-    """What the policies of one condition of the mechanism study do."""
-    input:
-        manifest=RESULTS / "data/manifest.json",
-        models=lambda wildcards: condition_models(wildcards.condition),
-    output:
-        records=RESULTS / "mechanism/{condition}.parquet",
-        record=RESULTS / "mechanism/{condition}.run.json",
-    log:
-        logs("mechanism/{condition}"),
-    conda:
-        "../envs/iapo.yaml"
-    threads: 1
-    resources:
-        gpu=gpus(),
-    params:
-        settings=declare(CONFIG, "device", "evaluation.turn_tokens"),
-        seeds=lambda wildcards: condition_seeds(wildcards.condition),
-        code=code("measure_condition"),
-    script:
-        "../scripts/measure_condition.py"
+def policies_of(condition: str) -> list[tuple[str, int, Path]]:
+    """Condition, seed and weights of its policies; of one that no method trains, the seed is the number of a start."""
+    row = CONFIG.start_policy if condition == "cold" else condition
+    seeds = CONFIG.reference_starts.get(row, CONFIG.seeds_of(row))
+    return [(condition, seed, policy_weights(row, seed)) for seed in seeds]
 
 
-rule mechanism_report:
-    """What was found, on one page."""
-    input:
-        records=expand(
-            str(RESULTS / "mechanism/{condition}.parquet"), condition=MECHANISM
-        ),
-        metrics=[
-            RESULTS / f"train/{method}/seed{seed}/metrics.csv"
-            for method, seed in CONFIG.trained_runs
-        ],
-    output:
-        page=RESULTS / "mechanism/page.md",
-        plots=RESULTS / "mechanism/page.png",
-        conditions=RESULTS / "mechanism/conditions.csv",
-        differences=RESULTS / "mechanism/differences.csv",
-        summary=RESULTS / "mechanism/summary.json",
-        record=RESULTS / "mechanism/page.run.json",
-    log:
-        logs("mechanism_report"),
-    localrule: True
-    conda:
-        "../envs/iapo.yaml"
-    params:
-        settings=declare(
-            CONFIG, "profile", "methods", "seeds", "variants", "statistics"
-        ),
-        runs=CONFIG.trained_runs,
-        code=code("mechanism_report"),
-    script:
-        "../scripts/mechanism_report.py"
+for batch, conditions in MEASURED.items():
+    policies = [policy for condition in conditions for policy in policies_of(condition)]
+
+    rule:
+        name:
+            f"measure_condition_{batch}"
+        input:
+            manifest=RESULTS / "data/manifest.json",
+            models=[weights for _, _, weights in policies],
+        output:
+            records=[
+                RESULTS / f"mechanism/{condition}.parquet" for condition in conditions
+            ],
+            record=RESULTS / f"mechanism/{batch}.run.json",
+        log:
+            logs(f"mechanism/{batch}"),
+        conda:
+            "../envs/iapo.yaml"
+        threads: 1
+        resources:
+            gpu=gpus(),
+        params:
+            settings=declare(
+                CONFIG,
+                "device",
+                "data.hint_rate",
+                "test_sets",
+                "evaluation.turn_tokens",
+            ),
+            conditions=conditions,
+            policies=[(condition, seed) for condition, seed, _ in policies],
+            code=code("measure_condition"),
+        script:
+            "../scripts/measure_condition.py"
+
+
+RECORDS = [
+    RESULTS / f"mechanism/{condition}.parquet"
+    for conditions in MEASURED.values()
+    for condition in conditions
+]
+METRICS = [
+    RESULTS / f"train/{method}/seed{seed}/metrics.csv"
+    for method, seed in CONFIG.trained_runs
+]
+
+if CELLS:
+
+    rule sparsity_report:
+        """What was found where right calls are rare: one half of the study."""
+        input:
+            records=RECORDS,
+            metrics=METRICS,
+            rates=measured_starts(*(cell.name for cell in CELLS)),
+        output:
+            page=RESULTS / "mechanism/page.md",
+            plots=RESULTS / "mechanism/page.png",
+            starts=RESULTS / "mechanism/starts.csv",
+            cells=RESULTS / "mechanism/cells.csv",
+            contrasts=RESULTS / "mechanism/contrasts.csv",
+            summary=RESULTS / "mechanism/summary.json",
+            record=RESULTS / "mechanism/page.run.json",
+        log:
+            logs("sparsity_report"),
+        localrule: True
+        conda:
+            "../envs/iapo.yaml"
+        params:
+            settings=declare(
+                CONFIG,
+                "grids",
+                "seeds",
+                "statistics",
+                "student.cold_starts",
+                "train.scale_rewards",
+                "train.temperature",
+            ),
+            runs=CONFIG.trained_runs,
+            code=code("sparsity_report"),
+        script:
+            "../scripts/sparsity_report.py"
+
+else:
+
+    rule mechanism_report:
+        """What was found in the world with hints: the other half."""
+        input:
+            records=RECORDS,
+            metrics=METRICS,
+        output:
+            page=RESULTS / "mechanism/page.md",
+            plots=RESULTS / "mechanism/page.png",
+            conditions=RESULTS / "mechanism/conditions.csv",
+            differences=RESULTS / "mechanism/differences.csv",
+            summary=RESULTS / "mechanism/summary.json",
+            record=RESULTS / "mechanism/page.run.json",
+        log:
+            logs("mechanism_report"),
+        localrule: True
+        conda:
+            "../envs/iapo.yaml"
+        params:
+            settings=declare(
+                CONFIG, "profile", "methods", "seeds", "variants", "statistics"
+            ),
+            runs=CONFIG.trained_runs,
+            code=code("mechanism_report"),
+        script:
+            "../scripts/mechanism_report.py"

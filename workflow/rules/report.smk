@@ -2,6 +2,7 @@ TABLES = [
     "main",
     "contrasts",
     "differences",
+    "calls",
     "image_help",
     "scorers",
     "dynamics",
@@ -9,7 +10,7 @@ TABLES = [
     "tuning",
     "reported",
 ]
-FIGURES = ["learning_curves", "forest", "block_shares", "image_help"]
+FIGURES = ["learning_curves", "dynamics", "forest", "block_shares", "image_help"]
 # A table's flags come from the monitors, which change nothing in training.
 TABLE_CODE = ["iapo.training.monitors"]
 TABLE_SETTINGS = [
@@ -23,6 +24,10 @@ TABLE_SETTINGS = [
     "evaluation.image_help",
     "evaluation.api_model",
     "student.first_stage",
+    "student.cold_starts",
+    "teacher.cold_starts",
+    "variants",
+    "grids",
     "released",
 ]
 

@@ -2,13 +2,13 @@ rule train_teacher:
     """GRPO on the outcome alone, from the teacher's cold start."""
     input:
         manifest=RESULTS / "data/manifest.json",
-        start=RESULTS / "models/teacher/cold/model.safetensors",
+        start=[RESULTS / "models/teacher/cold/start{start}/model.safetensors"],
     output:
-        weights=[RESULTS / "teacher/seed{seed}/model/model.safetensors"],
-        metrics=[RESULTS / "teacher/seed{seed}/metrics.csv"],
-        record=[RESULTS / "teacher/seed{seed}/model.run.json"],
+        weights=[teacher_weights("{start}", "{seed}")],
+        metrics=[RESULTS / "teacher/start{start}/seed{seed}/metrics.csv"],
+        record=[RESULTS / "teacher/start{start}/seed{seed}/model.run.json"],
     log:
-        logs("train_teacher/seed{seed}"),
+        logs("train_teacher/start{start}/seed{seed}"),
     priority: EARLY
     conda:
         "../envs/iapo.yaml"
@@ -29,15 +29,16 @@ rule train_teacher:
 
 
 rule sample_student:
-    """The cold-started student's own calls on the training prompts: which calls the cache will be asked for."""
+    """A start's own calls on the training prompts: which the cache will be asked for, and how often they are right."""
     input:
         manifest=RESULTS / "data/manifest.json",
-        student=STUDENT_START,
+        student=lambda wildcards: start_weights(wildcards.stage, wildcards.start),
     output:
-        calls=RESULTS / "teacher/student_calls.parquet",
-        record=RESULTS / "teacher/student_calls.run.json",
+        calls=student_calls("{stage}", "{start}"),
+        rates=student_calls("{stage}", "{start}", "json"),
+        record=student_calls("{stage}", "{start}", "run.json"),
     log:
-        logs("sample_student"),
+        logs("sample_student/{stage}/start{start}"),
     priority: EARLY
     conda:
         "../envs/iapo.yaml"
@@ -75,16 +76,16 @@ rule cache_teacher:
     """Attribute every candidate call of every training prompt with the teacher, once."""
     input:
         manifest=RESULTS / "data/manifest.json",
-        teacher=ancient(
-            teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors"
+        teacher=lambda wildcards: ancient(str(teacher_weights(wildcards.start))),
+        record=lambda wildcards: teacher_weights(wildcards.start).parent.with_suffix(
+            ".run.json"
         ),
-        record=RESULTS / f"teacher/seed{CONFIG.teacher.train_seed}/model.run.json",
-        calls=RESULTS / "teacher/student_calls.parquet",
+        calls=lambda wildcards: cached_calls(wildcards.cache, int(wildcards.start)),
     output:
-        stats=RESULTS / "teacher/cache/{cache}.stats.json",
-        record=RESULTS / "teacher/cache/{cache}.run.json",
+        stats=RESULTS / "teacher/start{start}/cache/{cache}.stats.json",
+        record=RESULTS / "teacher/start{start}/cache/{cache}.run.json",
     log:
-        logs("cache_teacher/{cache}"),
+        logs("cache_teacher/start{start}/{cache}"),
     priority: EARLY
     conda:
         "../envs/iapo.yaml"
@@ -94,7 +95,9 @@ rule cache_teacher:
     params:
         settings=lambda wildcards: declare(CACHES[wildcards.cache], *CACHING_SETTINGS),
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
-        cache_dir=lambda wildcards: str(RESULTS / f"teacher/cache/{wildcards.cache}"),
+        cache_dir=lambda wildcards: str(
+            RESULTS / f"teacher/start{wildcards.start}/cache/{wildcards.cache}"
+        ),
         code=code("cache_teacher"),
     script:
         "../scripts/cache_teacher.py"
@@ -104,21 +107,20 @@ rule fill_cache:
     """Another cache, with the calls that trained students made and this one lacked, for the next round of training."""
     input:
         manifest=RESULTS / "data/manifest.json",
-        stats=RESULTS / "teacher/cache/{cache}.stats.json",
-        teacher=ancient(
-            teacher_directory(CONFIG.teacher.train_seed) / "model.safetensors"
-        ),
+        stats=RESULTS / "teacher/start{start}/cache/{cache}.stats.json",
+        teacher=lambda wildcards: ancient(str(teacher_weights(wildcards.start))),
         weights=lambda wildcards: [
             RESULTS / f"train/{name}/seed{seed}/model/model.safetensors"
             for name, (method, resolved) in RESOLVED.items()
             if method.uses_teacher and cache_name(resolved) == wildcards.cache
             for seed in CONFIG.seeds
+            if CONFIG.teacher_of[seed] == int(wildcards.start)
         ],
     output:
-        stats=RESULTS / "teacher/cache/{cache}.filled.stats.json",
-        record=RESULTS / "teacher/cache/{cache}.filled.run.json",
+        stats=RESULTS / "teacher/start{start}/cache/{cache}.filled.stats.json",
+        record=RESULTS / "teacher/start{start}/cache/{cache}.filled.run.json",
     log:
-        logs("fill_cache/{cache}"),
+        logs("fill_cache/start{start}/{cache}"),
     conda:
         "../envs/iapo.yaml"
     threads: 1

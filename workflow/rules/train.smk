@@ -4,13 +4,13 @@ if CONFIG.student.first_stage:
         """The student by GRPO on the outcome alone, once for all methods: the paper's first of two stages."""
         input:
             manifest=RESULTS / "data/manifest.json",
-            start=RESULTS / "models/student/cold/model.safetensors",
+            start=[start_weights("cold", "{start}")],
         output:
-            weights=[STUDENT_START],
-            metrics=[RESULTS / "first_stage/metrics.csv"],
-            record=[RESULTS / "first_stage/model.run.json"],
+            weights=[start_weights("first_stage", "{start}")],
+            metrics=[RESULTS / "first_stage/start{start}/metrics.csv"],
+            record=[RESULTS / "first_stage/start{start}/model.run.json"],
         log:
-            logs("train_first_stage"),
+            logs("train_first_stage/start{start}"),
         conda:
             "../envs/iapo.yaml"
         threads: CONFIG.hardware.processes
@@ -20,7 +20,7 @@ if CONFIG.student.first_stage:
             settings=outcome_settings(CONFIG.student.first_stage),
             method="vtool_r1",
             name="first_stage",
-            seeds=[0],
+            seeds=lambda wildcards: [int(wildcards.start)],
             code=training_code("vtool_r1"),
         script:
             "../scripts/train_policy.py"
@@ -32,7 +32,7 @@ rule tune_weight:
         manifest=RESULTS / "data/manifest.json",
         start=STUDENT_START,
         cache=lambda wildcards: teacher_cache(wildcards.method),
-        teacher=lambda wildcards: verifying_teacher(wildcards.method),
+        teacher=lambda wildcards: asked_teacher(wildcards.method),
     output:
         choice=RESULTS / "tuning/{method}.json",
         record=RESULTS / "tuning/{method}.run.json",
@@ -69,9 +69,13 @@ for batch in CONFIG.seed_batches:
             f"train_policy_{'_'.join(map(str, batch))}"
         input:
             manifest=RESULTS / "data/manifest.json",
-            start=STUDENT_START,
-            cache=lambda wildcards: teacher_cache(wildcards.method),
-            teacher=lambda wildcards: verifying_teacher(wildcards.method),
+            start=lambda wildcards, batch=batch: [
+                trained_from(wildcards.method, seed) for seed in batch
+            ],
+            cache=lambda wildcards, batch=batch: teacher_cache(wildcards.method, batch),
+            teacher=lambda wildcards, batch=batch: asked_teacher(
+                wildcards.method, batch
+            ),
             choice=lambda wildcards: choice(wildcards.method),
             # Asked before the hours are spent; a new answer is no reason to train again.
             verdict=lambda wildcards: [
@@ -108,6 +112,15 @@ for batch in CONFIG.seed_batches:
             name=lambda wildcards: wildcards.method,
             weight=lambda wildcards: RESOLVED[wildcards.method][0].weight,
             seeds=batch,
+            # Copied results keep no list of inputs: which start and which teacher belong to which seed.
+            starts=lambda wildcards, batch=batch: [
+                (stage_of(wildcards.method), CONFIG.start_of[seed]) for seed in batch
+            ],
+            teachers=lambda wildcards, batch=batch: [
+                CONFIG.teacher_of[seed]
+                for seed in batch
+                if reads_cache(wildcards.method) or asked_teacher(wildcards.method)
+            ],
             replies=str(RESULTS / "verifier"),
             code=lambda wildcards: training_code(wildcards.method),
         script:

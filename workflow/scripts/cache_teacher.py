@@ -43,14 +43,19 @@ with job(snakemake) as run:
         teacher = TeacherPass(model, processor, config, writer)
         teacher.run(examples)
         keys = teacher.keys(examples)
-        made = {keys[example]: calls for example, calls in read_calls(Path(snakemake.input.calls)).items()}
+        sampled = [read_calls(Path(path)) for path in snakemake.input.calls]
+        made = {
+            keys[example]: [call for one in sampled for call in one.get(example, [])]
+            for example in {name for one in sampled for name in one}
+        }
         teacher.fill(examples, made, TeacherCache(cache))
     stats = cache_stats(cache)
     write_json(Path(snakemake.output.stats), stats)
     run.log.info(json.dumps(stats))
     run.write_record(
         Path(snakemake.output.record),
-        inputs={"data": manifest, "teacher": weights, "student_calls": Path(snakemake.input.calls)},
+        inputs={"data": manifest, "teacher": weights}
+        | {f"student_calls {i}": Path(path) for i, path in enumerate(snakemake.input.calls)},
         seeds={"sampled_calls": config.teacher.train_seed},
         settings=snakemake.params.settings,
         **stats,

@@ -1,5 +1,6 @@
 """The policy that reinforcement learning starts from: a downloaded one, or a tiny one taught to use the tools badly."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ with job(snakemake) as run:
         manifest = Path(snakemake.input.manifest)
         examples = read_split(manifest.parent, "train", TEST_SETS)
         hints = run.config.data.hint_rate is not None
-        model, processor = build_model(settings.model, seed=settings.cold_start.seed, hints=hints)
-        cold_start(model, processor, examples, settings.cold_start, name=policy)
+        stages, start = settings.cold_start, int(snakemake.wildcards.start)
+        stages = replace(stages, seed=stages.seed + start)
+        model, processor = build_model(settings.model, seed=stages.seed, hints=hints)
+        cold_start(model, processor, examples, stages, name=f"{policy} {start}")
         save_model(model, processor, directory)
-        inputs, seeds = {"data": manifest}, {"cold_start": settings.cold_start.seed}
+        inputs, seeds = {"data": manifest}, {"cold_start": stages.seed}
     run.write_record(record, inputs=inputs, seeds=seeds, parameters=model.num_parameters())

@@ -1,4 +1,4 @@
-"""Ask the teachers of several seeds whether their attribution is informative about the student's calls."""
+"""Ask several teachers whether their attribution is informative about the student's calls."""
 
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,10 @@ with job(snakemake) as run:
     student = load_model(weights.parent, device=config.device)
     teachers = {
         seed: load_model(Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device)
-        for seed in config.asked_teachers
+        for seed in snakemake.params.asked
     }
-    found = summary(ask_teachers(student, teachers, examples, calls, config), calls, config.teacher.train_seed)
-    run.log.info(f"teacher seed {config.teacher.train_seed}: {found['sentence']}")
+    found = summary(ask_teachers(student, teachers, examples, calls, config), calls, snakemake.params.cached)
+    run.log.info(f"teacher seed {found['teacher_seed']}: {found['sentence']}")
     write_json(Path(snakemake.output.verdict), found)
     run.write_record(
         Path(snakemake.output.record),

@@ -1,13 +1,15 @@
-"""Sample the cold-started student's calls on the training prompts."""
+"""Sample the calls of one of the student's starts on the training prompts, and say how often they are right."""
 
 from pathlib import Path
 from typing import Any
 
+from iapo.artifacts.files import write_json
 from iapo.jobs.workflow_job import job
 
 snakemake: Any
 
 with job(snakemake) as run:
+    from iapo.cold_start.call_rates import call_rates
     from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
     from iapo.models.loading import load_model
@@ -27,10 +29,14 @@ with job(snakemake) as run:
         seed=run.config.student.cold_start.seed,
     )
     write_calls(Path(snakemake.output.calls), calls)
+    rates = call_rates(calls, prompts=len(examples), rollouts=run.config.teacher.student_calls)
+    figures = {**rates, "temperature": run.config.train.temperature}
+    stage, start = snakemake.wildcards.stage, int(snakemake.wildcards.start)
+    write_json(Path(snakemake.output.rates), {"stage": stage, "start": start, **figures})
+    run.log.info(str(figures))
     run.write_record(
         Path(snakemake.output.record),
         inputs={"data": manifest, "student": weights},
         seeds={"rollouts": run.config.student.cold_start.seed},
-        prompts=len(examples),
-        calls=len(calls),
+        **figures,
     )

@@ -15,14 +15,20 @@ with job(snakemake) as run:
     from baselines.run import TrainingJob, run_job
     from iapo.config.declared import with_value
 
-    manifest, start, params = Path(snakemake.input.manifest), Path(snakemake.input.start), snakemake.params
-    optional = {name: snakemake.input.get(name) for name in ("cache", "teacher", "choice")}
-    cache, teacher, choice = (Path(paths[0]) if paths else None for paths in optional.values())
-    settings = params.settings
+    manifest, params = Path(snakemake.input.manifest), snakemake.params
+    settings, choice = params.settings, next(map(Path, snakemake.input.get("choice", [])), None)
     if choice:
         settings = with_value(settings, params.weight, json.loads(choice.read_text())["weight"])
+
+    def of_each_seed(name: str) -> list[Path | None]:
+        """One input of each seed, or none of any where the method has none."""
+        paths = list(snakemake.input.get(name, []))
+        return [Path(path) for path in paths] if paths else [None] * len(params.seeds)
+
+    sources = zip(snakemake.input.start, of_each_seed("cache"), of_each_seed("teacher"), strict=True)
     artefacts = zip(snakemake.output.weights, snakemake.output.metrics, snakemake.output.record, strict=True)
-    for seed, (weights, metrics, record) in zip(params.seeds, artefacts, strict=True):
+    for seed, (start, cache, teacher), made in zip(params.seeds, sources, artefacts, strict=True):
+        weights, metrics, record = made
         training = TrainingJob(
             method=params.method,
             name=params.name,
@@ -30,7 +36,7 @@ with job(snakemake) as run:
             settings=settings,
             config=snakemake.config,
             data=manifest.parent,
-            start=start.parent,
+            start=Path(start).parent,
             # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
             run_dir=Path(record).parent / "work",
             output=Path(weights).parent,
@@ -43,7 +49,7 @@ with job(snakemake) as run:
         rows = run_job(training)
         with atomic_write(Path(metrics)) as tmp:
             pd.DataFrame(rows).to_csv(tmp, index=False)
-        inputs = {"data": manifest, "start": start, "teacher_cache": cache, "verifier": teacher, "choice": choice}
+        inputs = {"data": manifest, "start": Path(start), "teacher_cache": cache, "teacher": teacher, "choice": choice}
         run.write_record(
             Path(record),
             inputs={name: path for name, path in inputs.items() if path},

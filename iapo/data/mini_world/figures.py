@@ -13,21 +13,29 @@ from typing import Literal
 
 from PIL import Image, ImageDraw, ImageFont
 
+from iapo.data.mini_world.vocabulary import PANEL_COLUMNS
+
 CELL = 28
 """Side of a cell, px: patch size 14 × merge size 2."""
 
-Bar = Literal["horizontal", "vertical"]
-"""Direction of a bar."""
+Look = Literal["text", "horizontal", "vertical", "smudge"]
+"""How a cell shows its text: in print, as the length of a bar, or not at all, since a smudge covers it."""
 
-CellContent = tuple[str, Bar | None]
-"""Text of a cell, and the direction of the bar that replaces it; None to write the text."""
+CellContent = tuple[str, Look]
+"""Text of a cell, and how it is shown."""
 
 _FULL_BAR = 100
 """Value whose bar fills the cell."""
 
 _NUMBER_SIZE, _NAME_SIZE = 12, 9
+_PANEL_NAME_SIZE = 7
+"""Size of a name in a panel, which must not touch the frame that its panel is found by."""
 
-_NAME_LETTERS = 4
+NAME_LETTERS = 4
+"""Letters of a name that a cell has room for."""
+
+_SMUDGE = (5, 8, 20, 20)
+"""Corners of the ellipse that covers a value, px."""
 
 _STYLE = {
     "h_bar": ("white", "black"),
@@ -41,7 +49,7 @@ _STYLE = {
 
 """Test set → background and ink colour."""
 
-_PANEL_INSET = 3
+_PANEL_INSET = 2
 """Distance of a panel's frame from the edges of its cells, px."""
 
 
@@ -56,23 +64,25 @@ class Grid:
 
 
 @lru_cache(maxsize=4096)
-def cell(text: str, bar: Bar | None, test_set: str) -> Image.Image:
+def cell(text: str, look: Look, test_set: str) -> Image.Image:
     """Return one cell, 28×28 px RGB. The image is cached and shared: copy it before drawing on it."""
     background, ink = _STYLE[test_set]
     image = Image.new("RGB", (CELL, CELL), background)
     draw = ImageDraw.Draw(image)
     if test_set != "charxiv":
         draw.rectangle((0, 0, CELL - 1, CELL - 1), outline="lightgray")
-    if bar is not None:
+    if look == "smudge":
+        draw.ellipse(_SMUDGE, fill="#8a8a80")
+    elif look != "text":
         length = int(text) * (CELL - 4) // _FULL_BAR
-        area = (2, 9, 2 + length, 19) if bar == "horizontal" else (9, CELL - 3 - length, 19, CELL - 3)
+        area = (2, 9, 2 + length, 19) if look == "horizontal" else (9, CELL - 3 - length, 19, CELL - 3)
         draw.rectangle(area, fill="steelblue")
     elif text:
         is_number = text.isdigit() and len(text) == 2
-        font = _font(_NUMBER_SIZE if is_number else _NAME_SIZE)
+        font = _font(_NUMBER_SIZE if is_number else _PANEL_NAME_SIZE if test_set == "charxiv" else _NAME_SIZE)
         draw.text(
             (CELL / 2, CELL / 2),
-            text if is_number else text[:_NAME_LETTERS],
+            text if is_number else text[:NAME_LETTERS],
             fill=ink,
             font=font,
             anchor="mm",
@@ -80,7 +90,7 @@ def cell(text: str, bar: Bar | None, test_set: str) -> Image.Image:
     return image
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=3)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=size)
 
@@ -90,8 +100,8 @@ def draw(grid: Grid) -> Image.Image:
     width, height = len(grid.rows[0]) * CELL, len(grid.rows) * CELL
     image = Image.new("RGB", (width, height), "white")
     for i, row in enumerate(grid.rows):
-        for j, (text, bar) in enumerate(row):
-            image.paste(cell(text, bar, grid.test_set), (j * CELL, i * CELL))
+        for j, (text, look) in enumerate(row):
+            image.paste(cell(text, look, grid.test_set), (j * CELL, i * CELL))
     if grid.panels:
         _frame_panels(image)
     return image
@@ -110,7 +120,9 @@ def _frame_panels(image: Image.Image) -> None:
             )
 
 
-def figure_grid(test_set: str, labels: Sequence[str], values: Sequence[int], title: str) -> Grid:
+def figure_grid(
+    test_set: str, labels: Sequence[str], values: Sequence[int], title: str, smudged: Sequence[bool]
+) -> Grid:
     """Lay out the cells of a figure.
 
     Args:
@@ -118,21 +130,27 @@ def figure_grid(test_set: str, labels: Sequence[str], values: Sequence[int], tit
         labels: names of the bars, rows or columns; for panels, the names written inside them.
         values: one value per label.
         title: header of a table's value column, or name of its only row.
+        smudged: whether each label's value cannot be read.
     """
-    names = [(label, None) for label in labels]
-    numbers = [(str(value), None) for value in values]
-    blank: CellContent = ("", None)
+
+    def shown(look: Look) -> list[CellContent]:
+        return [(str(value), "smudge" if bad else look) for value, bad in zip(values, smudged, strict=True)]
+
+    names: list[CellContent] = [(label, "text") for label in labels]
+    numbers = shown("text")
+    blank: CellContent = ("", "text")
+    header: CellContent = (title, "text")
     rows: list[Sequence[CellContent]]
     if test_set == "h_bar":
-        bars: list[CellContent] = [(str(value), "horizontal") for value in values]
-        rows = list(zip(names, bars, numbers, strict=True))
+        rows = list(zip(names, shown("horizontal"), numbers, strict=True))
     elif test_set == "v_bar":
-        rows = [numbers, [(str(value), "vertical") for value in values], names]
+        rows = [numbers, shown("vertical"), names]
     elif test_set == "vwtq_syn":
-        rows = [[blank, *names], [(title, None), *numbers]]
+        rows = [[blank, *names], [header, *numbers]]
     elif test_set == "charxiv":
         pairs = [part for pair in zip(names, numbers, strict=True) for part in pair]
-        rows = [pairs[:4], pairs[4:]]
+        width = 2 * PANEL_COLUMNS
+        rows = [pairs[start : start + width] for start in range(0, len(pairs), width)]
     else:
-        rows = [(blank, (title, None)), *zip(names, numbers, strict=True)]
+        rows = [(blank, header), *zip(names, numbers, strict=True)]
     return Grid(test_set, tuple(tuple(row) for row in rows), panels=test_set == "charxiv")

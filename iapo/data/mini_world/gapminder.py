@@ -13,16 +13,19 @@ from functools import cache
 
 from iapo.types import Split
 
-INDICATORS = ("life expectancy", "income", "population")
-"""Units: years; gross domestic product per person in hundreds of dollars; millions of people."""
+INDICATORS = ("life expectancy", "income", "population", "output")
+"""Units: years; gross domestic product per person in hundreds of dollars; millions of people; gross domestic product
+in billions of dollars."""
 
-MIN_VALUE, MAX_VALUE = 10, 99
-"""Range of the values used: a cell of a figure has room for two digits."""
+_TWO_DIGITS = range(10, 100)
+"""What a cell of a figure has room for."""
 
-_COUNTRIES = 40
-"""Number of countries used."""
+VALUES = _TWO_DIGITS[::10]
+"""The values used, all rounded to tens. A figure's labels then often share a value: a call on another label than the
+one asked for shows the right answer now and then, as a real figure's trend or neighbours would suggest it."""
 
-_SHARES: Mapping[Split, float] = {"train": 0.6, "dev": 0.15, "test": 0.25}
+_DEALT: tuple[Split, ...] = ("test", "train", "dev", "train")
+"""Which split each of a country's indicators goes to, in their shuffled order."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,12 @@ class Table:
 
 
 @cache
-def indicator_values() -> Mapping[str, Mapping[str, Mapping[str, int]]]:
-    """Return indicator → country → year → value, for the countries with the most values in range."""
+def indicator_values(unit: int = VALUES.step) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+    """Return indicator → country → year → value, for values of two digits.
+
+    Args:
+        unit: what the values are rounded to multiples of.
+    """
     # Imported late: plotly is slow to import, and only drawing the data needs it.
     from plotly.express import data
 
@@ -45,26 +52,19 @@ def indicator_values() -> Mapping[str, Mapping[str, Mapping[str, int]]]:
         "life expectancy": frame["lifeExp"],
         "income": frame["gdpPercap"] / 100,
         "population": frame["pop"] / 1e6,
+        "output": frame["gdpPercap"] * frame["pop"] / 1e9,
     }
     values: dict[str, dict[str, dict[str, int]]] = {name: {} for name in INDICATORS}
     for name, column in columns.items():
         for country, year, value in zip(frame["country"], frame["year"], column, strict=True):
-            if country.isalpha() and MIN_VALUE <= round(value) <= MAX_VALUE:
-                values[name].setdefault(country, {})[str(year)] = round(value)
-    chosen = _countries_with_most_values(values)
-    return {name: {country: rows[country] for country in chosen if country in rows} for name, rows in values.items()}
-
-
-def _countries_with_most_values(values: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
-    count: dict[str, int] = {}
-    for rows in values.values():
-        for country, years in rows.items():
-            count[country] = count.get(country, 0) + len(years)
-    return sorted(sorted(count), key=lambda country: -count[country])[:_COUNTRIES]
+            rounded = unit * round(value / unit)
+            if _TWO_DIGITS.start <= rounded < _TWO_DIGITS.stop:
+                values[name].setdefault(country, {})[str(year)] = rounded
+    return values
 
 
 def countries() -> list[str]:
-    """Return the names of the countries used, in alphabetical order."""
+    """Return the names of the countries, in alphabetical order."""
     return sorted({country for rows in indicator_values().values() for country in rows})
 
 
@@ -77,20 +77,18 @@ def years() -> list[str]:
 def split_tables(seed: int) -> dict[Split, list[Table]]:
     """Return the tables of each split.
 
-    Countries are shuffled once; for each indicator they are assigned to the splits from a different starting point,
-    so that each country is in train for at least one indicator.
+    The indicators of each country are shuffled and dealt out to the splits, test and train first, so that nearly every
+    country is in both with different indicators; the few with one indicator are in train alone.
     """
-    names = countries()
-    random.Random(seed).shuffle(names)
-    tables: dict[Split, list[Table]] = {split: [] for split in _SHARES}
-    for turn, indicator in enumerate(INDICATORS):
-        start = turn * len(names) // len(INDICATORS)
-        rotated = names[start:] + names[:start]
-        rows = indicator_values()[indicator]
-        first = 0
-        for split, share in _SHARES.items():
-            last = first + round(share * len(names))
-            members = [country for country in rotated[first:last] if country in rows]
-            tables[split].append(Table(indicator, {c: rows[c] for c in members}))
-            first = last
-    return tables
+    rng = random.Random(seed)
+    tables: dict[Split, dict[str, dict[str, Mapping[str, int]]]] = {
+        split: {indicator: {} for indicator in INDICATORS} for split in dict.fromkeys(_DEALT)
+    }
+    for country in countries():
+        known = [indicator for indicator in INDICATORS if country in indicator_values()[indicator]]
+        rng.shuffle(known)
+        # A country with a single indicator is in train alone.
+        splits = _DEALT if len(known) > 1 else _DEALT[1:]
+        for indicator, split in zip(known, splits, strict=False):
+            tables[split][indicator][country] = indicator_values()[indicator][country]
+    return {split: [Table(*each) for each in by_indicator.items()] for split, by_indicator in tables.items()}

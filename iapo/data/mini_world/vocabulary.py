@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
-from iapo.data.mini_world.gapminder import INDICATORS, MAX_VALUE, MIN_VALUE, countries, years
+from iapo.data.mini_world.gapminder import INDICATORS, VALUES, countries, years
 
-PANELS = tuple(f"row {row} column {column}" for row in (1, 2) for column in (1, 2))
-"""Labels of a figure's four panels."""
+PANEL_COLUMNS = 3
+"""Panels side by side in a figure."""
+
+PANELS = tuple(f"row {row} column {column}" for row in (1, 2, 3) for column in range(1, PANEL_COLUMNS + 1))
+"""Labels of a figure's nine panels; ten are the most that are looked for (:func:`iapo.data.boxes.find_panels`)."""
 
 _FUNCTION_WORDS = [
     "what",
@@ -34,12 +37,12 @@ _PUNCTUATION = (":", ",", ".", "?")
 
 def numbers() -> list[str]:
     """Return every value that a cell can show."""
-    return [str(value) for value in range(MIN_VALUE, MAX_VALUE + 1)]
+    return [str(value) for value in VALUES]
 
 
 @cache
 def words(hints: bool = False) -> tuple[str, ...]:
-    """Return all words; a panel's label counts as one word, since tool calls name it as a whole.
+    """Return all words; a label counts as one word, since tool calls name it as a whole.
 
     Args:
         hints: whether to include the words of hints and thoughts.

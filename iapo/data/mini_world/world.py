@@ -7,14 +7,14 @@ which ReFocus provides only for its chart training data.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from iapo.artifacts.files import write_json
 from iapo.config.schema import DataConfig
-from iapo.data.mini_world.figures import Grid, draw, figure_grid
-from iapo.data.mini_world.gapminder import Table, split_tables
+from iapo.data.mini_world.figures import NAME_LETTERS, Grid, draw, figure_grid
+from iapo.data.mini_world.gapminder import Table, countries, split_tables, years
 from iapo.data.mini_world.hints import draw_hint
 from iapo.data.mini_world.vocabulary import PANELS
 from iapo.types import TEST_SETS, Split
@@ -32,17 +32,18 @@ RAW_FILES = {
 }
 """Test set → file name in ReFocus's release."""
 
-_BY_YEAR = ("v_bar", "vwtq_syn")
-"""Test sets whose labels are the years of one country; the labels of the others are countries, in one year."""
+_COUNTRY_SETS = ("h_bar", "v_bar", "vwtq", "vtabfact")
+"""Test sets whose labels are countries, in one year; those of vwtq_syn are the years of one country, those of charxiv
+its panels."""
 
 _THRESHOLDS = (30, 50, 70)
 """Values that statements compare with."""
 
-_MIN_RATIO = 1.12
-"""Smallest ratio of two values in a figure, so that no other value passes as the answer within the 5 % tolerance of
-relaxed accuracy."""
+FIRST_QUESTIONS = 40
+"""Training questions of each set that together ask for every label that dev and test ask for."""
 
-_MAX_TRIES = 100_000
+_MAX_TRIES = 200
+"""Figures drawn at most for one label before it is passed over."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Sample:
     values: tuple[int, ...]
     asked: int
     """Index of the label that the question is about."""
+    smudged: tuple[bool, ...]
+    """Whether each value is covered by a smudge, so that no tool makes it readable."""
     threshold: int | None = None
     """The value that a statement compares with; None for questions."""
 
@@ -74,9 +77,7 @@ class Sample:
     @property
     def query(self) -> str:
         """The question or the statement."""
-        if self.test_set == "charxiv":
-            return f"what is the value in {self.label} ?"
-        preposition = "in" if self.test_set in _BY_YEAR else "of"
+        preposition = "of" if self.test_set in _COUNTRY_SETS else "in"
         subject = f"the {self.indicator} {preposition} {self.label}"
         if self.threshold is None:
             return f"what is {subject} ?"
@@ -99,19 +100,29 @@ def write_raw(config: DataConfig, root: Path) -> None:
         "test": config.test_per_set,
     }
     tables = split_tables(config.seed)
+    askable: set[str] | None = None
     for split, count in sizes.items():
-        figures = root / split / "figures"
-        figures.mkdir(parents=True, exist_ok=True)
-        for test_set in TEST_SETS:
-            rng = random.Random(f"{config.seed}/{split}/{test_set}")
-            samples = draw_samples(rng, tables[split], test_set, count, config.labels_per_figure)
-            records = {}
-            for i, sample in enumerate(samples):
-                name = f"{split}-{test_set}-{i:04d}"
-                path = figures / f"{name}.png"
-                draw(_grid(sample)).save(path, optimize=False)
-                records[name] = _record(sample, name, f"figures/{name}.png") | _hint(sample, name, split, config)
-            write_json(root / split / RAW_FILES[test_set], records)
+        drawn = {
+            test_set: draw_samples(
+                random.Random(f"{config.seed}/{split}/{test_set}"), tables[split], test_set, count, config, askable
+            )
+            for test_set in TEST_SETS
+        }
+        if askable is None:
+            askable = {sample.label for samples in drawn.values() for sample in samples[:FIRST_QUESTIONS]}
+        for test_set, samples in drawn.items():
+            _write_set(root / split, split, test_set, samples, config)
+
+
+def _write_set(folder: Path, split: Split, test_set: str, samples: Sequence[Sample], config: DataConfig) -> None:
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    records = {}
+    for i, sample in enumerate(samples):
+        name = f"{split}-{test_set}-{i:04d}"
+        figure_path = f"figures/{name}.png"
+        draw(_grid(sample)).save(folder / figure_path, optimize=False)
+        records[name] = _record(sample, name, figure_path) | _hint(sample, name, split, config)
+    write_json(folder / RAW_FILES[test_set], records)
 
 
 def _hint(sample: Sample, name: str, split: Split, config: DataConfig) -> dict[str, str]:
@@ -123,25 +134,39 @@ def _hint(sample: Sample, name: str, split: Split, config: DataConfig) -> dict[s
     return {"hint": draw_hint(random.Random(f"{config.seed}/hint/{name}"), sample.label, labels, rate)}
 
 
-def draw_samples(rng: random.Random, tables: Sequence[Table], test_set: str, count: int, labels: int) -> list[Sample]:
+def draw_samples(
+    rng: random.Random,
+    tables: Sequence[Table],
+    test_set: str,
+    count: int,
+    config: DataConfig,
+    askable: Collection[str] | None = None,
+) -> list[Sample]:
     """Draw distinct samples of one test set; true and false statements alternate.
+
+    Labels are asked for in turn, and the sets of countries start their turns apart, so that the first questions of a
+    split ask for every label once before any set repeats itself.
 
     Args:
         rng: source of randomness.
         tables: tables of the split.
         test_set: which set to draw.
         count: number of samples.
-        labels: labels per figure; sub-figures always have four.
+        config: labels per figure, the rate of smudges, and the seed of the order of labels.
+        askable: the only labels to ask for; None for all.
 
     Raises:
         ValueError: if the tables do not hold that many distinct questions.
     """
+    turns = [label for label in _asked_in_turn(tables, test_set, config.seed) if askable is None or label in askable]
     samples: dict[Sample, None] = {}
-    for _ in range(_MAX_TRIES):
+    for turn in range(_MAX_TRIES * count):
         if len(samples) == count:
             return list(samples)
         truth_wanted = None if test_set != "vtabfact" else len(samples) % 2 == 0
-        sample = _draw_sample(rng, tables, test_set, 4 if test_set == "charxiv" else labels, truth_wanted)
+        asked = turns[turn % len(turns)]
+        drawn = (_draw_sample(rng, tables, test_set, asked, truth_wanted, config) for _ in range(_MAX_TRIES))
+        sample = next(filter(None, drawn), None)
         if sample is not None:
             samples.setdefault(sample)
     raise ValueError(
@@ -150,50 +175,78 @@ def draw_samples(rng: random.Random, tables: Sequence[Table], test_set: str, cou
     )
 
 
+def _asked_in_turn(tables: Sequence[Table], test_set: str, seed: int) -> list[str]:
+    """The labels that a set asks for, in the order in which it does."""
+    if test_set == "charxiv":
+        return list(PANELS)
+    if test_set not in _COUNTRY_SETS:
+        return years()
+    names = countries()
+    random.Random(f"{seed}/asked").shuffle(names)
+    start = _COUNTRY_SETS.index(test_set) * len(names) // len(_COUNTRY_SETS)
+    known = {country for table in tables for country in table.values}
+    return [country for country in names[start:] + names[:start] if country in known]
+
+
 def _draw_sample(
-    rng: random.Random, tables: Sequence[Table], test_set: str, n: int, truth_wanted: bool | None
+    rng: random.Random,
+    tables: Sequence[Table],
+    test_set: str,
+    asked: str,
+    truth_wanted: bool | None,
+    config: DataConfig,
 ) -> Sample | None:
     """Try to draw one sample; None where the drawn table has no figure that fits."""
     table = rng.choice(tables)
-    series: dict[str, int]
-    if test_set in _BY_YEAR:
-        title = rng.choice(sorted(table.values))
-        series = dict(table.values[title])
+    title, series = _draw_series(rng, table, test_set)
+    if test_set == "charxiv":
+        labels = _draw_labels(rng, series, len(PANELS), [])
+        index = PANELS.index(asked)
+    elif asked in series:
+        labels = _draw_labels(rng, series, config.labels_per_figure, [asked])
+        index = labels.index(asked) if labels else 0
     else:
-        title = rng.choice(sorted({year for row in table.values.values() for year in row}))
-        series = {c: row[title] for c, row in table.values.items() if title in row}
-    labels = _spread_labels(rng, series, n)
-    if labels is None:
         return None
-    if test_set in _BY_YEAR:
-        labels.sort()
+    if not labels:
+        return None
     values = tuple(series[label] for label in labels)
-    asked = rng.randrange(n)
+    smudged = tuple(rng.random() < config.smudge_rate for _ in labels)
     threshold = None
     if truth_wanted is not None:
         threshold = rng.choice(_THRESHOLDS)
         truths = [value > threshold for value in values]
-        if truths[asked] != truth_wanted or all(truths) or not any(truths):
+        if truths[index] != truth_wanted or all(truths) or not any(truths):
             return None
-    return Sample(test_set, table.indicator, title, tuple(labels), values, asked, threshold)
+    return Sample(test_set, table.indicator, title, tuple(labels), values, index, smudged, threshold)
 
 
-def _spread_labels(rng: random.Random, series: dict[str, int], n: int) -> list[str] | None:
-    """Choose ``n`` labels in random order whose values are well apart; None where this draw finds too few."""
-    shuffled = sorted(series)
-    rng.shuffle(shuffled)
-    chosen: list[str] = []
-    for label in shuffled:
-        pairs = [sorted((series[label], series[other])) for other in chosen]
-        if all(high > _MIN_RATIO * low for low, high in pairs):
+def _draw_series(rng: random.Random, table: Table, test_set: str) -> tuple[str, dict[str, int]]:
+    """Draw what a figure's values share, and all that it could show: a country's years, or a year's countries."""
+    if test_set == "vwtq_syn":
+        title = rng.choice(sorted(table.values))
+        return title, dict(table.values[title])
+    title = rng.choice(sorted({year for row in table.values.values() for year in row}))
+    return title, {country: row[title] for country, row in table.values.items() if title in row}
+
+
+def _draw_labels(rng: random.Random, series: Mapping[str, int], count: int, labels: Sequence[str]) -> list[str]:
+    """Complete some labels with others whose printed names differ; years in order, countries in any; [] if too few."""
+    others = sorted(series)
+    rng.shuffle(others)
+    chosen = list(labels)
+    printed = {label[:NAME_LETTERS] for label in chosen}
+    for label in others:
+        if len(chosen) < count and label[:NAME_LETTERS] not in printed:
             chosen.append(label)
-        if len(chosen) == n:
-            return chosen
-    return None
+            printed.add(label[:NAME_LETTERS])
+    if len(chosen) < count:
+        return []
+    rng.shuffle(chosen)
+    return sorted(chosen) if chosen[0].isdigit() else chosen
 
 
 def _grid(sample: Sample) -> Grid:
-    return figure_grid(sample.test_set, sample.labels, sample.values, sample.title)
+    return figure_grid(sample.test_set, sample.labels, sample.values, sample.title, sample.smudged)
 
 
 def _record(sample: Sample, name: str, figure_path: str) -> RawFields:

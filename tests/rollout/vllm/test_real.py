@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from iapo.artifacts.code_digest import ROOT
-from iapo.config.schema import ModelConfig
+from iapo.config.mini_world import ModelConfig
 from iapo.models.loading import save_model
 from iapo.models.tiny import build_model
 

@@ -1,0 +1,170 @@
+"""The answer of the study's sparse half in plain words, which follow from the contrasts by rules.
+
+Three questions: does the oracle win at every sparsity; does scaling per group harm where the outcome is sparse; is any
+setting of the studied method better than the same with its matched control?
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from benchmarks.mechanism.sparsity import SparseStudy
+from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE
+from benchmarks.stats.verdicts import verdict
+from iapo.config.variants import Cell
+
+
+def answer(study: SparseStudy, contrasts: pd.DataFrame) -> list[str]:
+    """Return one or more sentences on each question, in that order, and on the penalty without differences.
+
+    Args:
+        study: the records.
+        contrasts: of :func:`benchmarks.mechanism.sparsity_tables.contrasts_table`.
+    """
+    parts = [
+        oracle_sentence(study, contrasts),
+        harm_sentence(study, contrasts),
+        control_sentence(study, contrasts),
+        constant_sentence(contrasts),
+    ]
+    return [part for part in parts if part]
+
+
+def oracle_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
+    """Say at which starts the oracle is found better than the outcome alone, and where nothing can be told."""
+    rows = contrasts[contrasts["role"] == ORACLE]
+    if rows.empty:
+        return "No oracle was trained, so nothing says whether this world could show a gain."
+    better = {
+        start: list(rows.loc[(rows["start"] == start) & (rows["verdict"] == "better"), "setting"])
+        for start in study.starts
+    }
+    tried = {start: list(rows.loc[rows["start"] == start, "setting"]) for start in study.starts}
+    if all(better[start] == tried[start] for start in study.starts):
+        return "The oracle, which knows the right call, is better than the outcome alone at every start and scaling."
+    missed = [
+        f"`{start}` ({', '.join(each for each in tried[start] if each not in better[start])})"
+        for start in study.starts
+        if better[start] != tried[start]
+    ]
+    blind = [start for start in study.starts if not better[start]]
+    none = f" This world cannot tell at {', '.join(blind)}, under any scaling." if blind else ""
+    return (
+        f"The oracle, which knows the right call, is better than the outcome alone in "
+        f"{sum(map(len, better.values()))} of {len(rows)} cases; it is not found better at {', '.join(missed)}, where "
+        f"finding nothing therefore says little of the other rewards.{none}"
+    )
+
+
+def harm_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
+    """Say whether scaling per group harms the studied method at the sparsest start, and whether the scaling is why."""
+    rows = contrasts[contrasts["role"] == HARM]
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    where = f"At the sparsest start ({_rate(study, row['start'])})"
+    what = f"scaled per group, {study.subject} against the outcome alone {_points(row)}"
+    composition = _composition(study, row["name"])
+    if row["verdict"] != "worse":
+        return f"{where} no harm of scaling per group is found: {what}, {row['verdict']}{composition}."
+    changes = _other_scalings(study, row)
+    removed = [change for change in changes if change["verdict"] == "better"]
+    reason = "scaling per group harms" if removed else "a harm is found, but not that scaling per group is why"
+    said = "; ".join(f"`{change['setting']}` {_points(change)}, {change['verdict']}" for change in changes)
+    more = f" What another scaling changes of this difference: {said}." if changes else ""
+    return f"{where} {reason}: {what}{composition}.{more}"
+
+
+def _composition(study: SparseStudy, name: str) -> str:
+    """What the logs say of the first steps, as a clause."""
+    term = study.term(name)
+    share, alone = (study.early(name, f"advantage/{term}_{what}") for what in ("share", "alone"))
+    flat = study.early(name, "advantage/flat_outcomes")
+    if any(map(pd.isna, (share, alone, flat))):
+        return ""
+    return (
+        f" (early on {flat:.0%} of the groups have equal outcomes, the penalty is {share:.0%} of the advantage and "
+        f"alone in {alone:.0%} of the groups)"
+    )
+
+
+def _other_scalings(study: SparseStudy, harm: pd.Series) -> list[pd.Series]:
+    """What each other scaling changes of a difference to the outcome alone: differences of differences."""
+    statistics = study.config.statistics
+    changes = []
+    for setting in study.scalings:
+        cell = study.cell(study.subject, setting, harm["start"])
+        base = study.outcome_alone(cell) if cell and cell.name != harm["name"] else None
+        if cell is None or base is None:
+            continue
+        found = study.contrast({cell.name: 1.0, base.name: -1.0, harm["name"]: -1.0, harm["baseline"]: 1.0})
+        words = verdict(found, found.p, level=statistics.level, margin=statistics.margin)
+        facts = {"setting": setting, "delta": found.delta, "low": found.low, "high": found.high, "verdict": words}
+        changes.append(pd.Series(facts))
+    return changes
+
+
+def control_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
+    """Say in which settings a method is better, or worse, than its matched control, and by what share of the oracle."""
+    rows = contrasts[contrasts["role"] == CONTROL]
+    if rows.empty:
+        return ""
+    better, worse = (rows[rows["verdict"] == word] for word in ("better", "worse"))
+    tried = f"{len(rows)} pairs of setting and start"
+    against = f"its matched control (`{next(iter(study.controls.values()))}`)"
+    if better.empty and worse.empty:
+        width = 100 * (rows["high"] - rows["low"]).median() / 2
+        equal = rows["verdict"].str.startswith("equivalent").sum()
+        return (
+            f"No form of the reward is found better than {against}, in {tried}: {equal} are equivalent, the others "
+            f"inconclusive (median ±{width:.1f} points)."
+        )
+    parts = [
+        f"{word} in {len(found)} ({'; '.join(_pair(study, row) for _, row in found.iterrows())})"
+        for word, found in (("better", better), ("worse", worse))
+        if len(found)
+    ]
+    return f"Of {tried}, {study.subject} is, corrected for their number, {' and '.join(parts)} than {against}."
+
+
+def _pair(study: SparseStudy, row: pd.Series) -> str:
+    share = _share_of_oracle(study, row)
+    return f"`{row['setting']}` at `{row['start']}`: {_points(row)}{share}"
+
+
+def _share_of_oracle(study: SparseStudy, row: pd.Series) -> str:
+    """The gain over the control as a share of the oracle's over the outcome alone; empty where that is not found."""
+    oracle = study.cell(study.config.statistics.oracle, row["setting"], row["start"])
+    base = study.outcome_alone(Cell(row["method"], row["setting"], row["start"]))
+    if oracle is None or base is None:
+        return ""
+    whole = {oracle.name: 1.0, base.name: -1.0}
+    gain = study.contrast(whole)
+    if gain.delta <= 0 or gain.p >= 1 - study.config.statistics.level:
+        return ""
+    share = study.share_of({row["name"]: 1.0, row["baseline"]: -1.0}, whole)
+    return f", {share.value:.0%} of the oracle's gain"
+
+
+def constant_sentence(contrasts: pd.DataFrame) -> str:
+    """Say whether a penalty without differences changes anything, which it must not."""
+    rows = contrasts[contrasts["method"] == "constant_penalty"]
+    if rows.empty:
+        return ""
+    wrong = rows[rows["verdict"].isin(["better", "worse"])]
+    row = (rows if wrong.empty else wrong).iloc[0]
+    if wrong.empty:
+        return f"A penalty without differences changes nothing, as it must: {_points(row)}."
+    return (
+        f"A penalty without differences is {row['verdict']} than the outcome alone ({_points(row)}), which it cannot "
+        "be: do not trust the other verdicts."
+    )
+
+
+def _points(row: pd.Series) -> str:
+    text = f"{100 * row['delta']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
+    return text.replace("-", "−")
+
+
+def _rate(study: SparseStudy, start: str) -> str:
+    return f"`{start}`: {100 * study.right_rate(start):.2g} % of sampled calls are right"

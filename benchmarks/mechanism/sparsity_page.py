@@ -1,0 +1,129 @@
+"""The page of the study's sparse half: the answer, the starts, one table of cells for each start, the curves."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.mechanism.sparsity import EARLY_STEPS, SparseStudy
+from benchmarks.mechanism.sparsity_tables import CONTROL
+from benchmarks.tables.render import NOTHING, interval, number, percent
+
+TITLE = "## Where right calls are rare"
+
+
+def page(
+    study: SparseStudy, answers: Sequence[str], starts: pd.DataFrame, cells: pd.DataFrame, contrasts: pd.DataFrame
+) -> str:
+    """Return the half as Markdown, from its heading on; its first paragraph is the answer.
+
+    Args:
+        study: the records.
+        answers: of :func:`benchmarks.mechanism.sparsity_answer.answer`.
+        starts: of :func:`benchmarks.mechanism.sparsity_tables.starts_table`.
+        cells: of :func:`benchmarks.mechanism.sparsity_tables.cells_table`.
+        contrasts: of :func:`benchmarks.mechanism.sparsity_tables.contrasts_table`.
+    """
+    statistics = study.config.statistics
+    return "\n".join(
+        [
+            TITLE,
+            "",
+            " ".join(answers),
+            "",
+            "![learning curves](page.png)",
+            "",
+            "### The starts",
+            "",
+            "In percent. Right calls, groups with one, calls: of turns sampled on training prompts at temperature "
+            f"{study.config.train.temperature:g}. Accuracy, and how often the answer is right after the right call and "
+            "after another or none: greedy, on test questions, before training.",
+            "",
+            _markdown(_shown_starts(starts)),
+            "",
+            *_sections(study, cells),
+            "### Against the matched control",
+            "",
+            "Points; verdicts corrected for their number (Holm).",
+            "",
+            _markdown(_shown_controls(contrasts)),
+            "",
+            "### How to read the tables",
+            "",
+            f"Flat: groups whose outcomes are all equal; share: the other term's part of the advantage; alone: groups "
+            f"in which it alone differs; all three in percent, over the first {EARLY_STEPS} steps. Steps: the first at "
+            f"which each run had {statistics.target_accuracy:.0%} dev accuracy (- if none). Area: mean dev accuracy "
+            "over the run. Accuracy: of test questions, mean and each run. Difference: points to the outcome alone "
+            f"with the advantage scaled alike, {statistics.level:.0%} interval over asked labels and runs; the "
+            f"oracle's, and {study.subject}'s under scaling per group at the sparsest start, were declared beforehand; "
+            "the other verdicts are corrected for their number (Holm). Share of the oracle's gain: in percent, with "
+            "Fieller's interval; only where the oracle is found better.",
+            "",
+        ]
+    )
+
+
+def _sections(study: SparseStudy, cells: pd.DataFrame) -> list[str]:
+    lines = []
+    for start in study.starts:
+        shown = pd.DataFrame([_shown_cell(row) for row in cells[cells["start"] == start].to_dict("records")])
+        rate = percent(study.right_rate(start))
+        lines += [f"### From `{start}`: {rate} % of sampled calls are right", "", _markdown(shown), ""]
+    return lines
+
+
+def _shown_starts(starts: pd.DataFrame) -> pd.DataFrame:
+    names = {
+        "right_rate": "right calls",
+        "groups_with_right": "groups with one",
+        "call_rate": "calls",
+        "accuracy": "accuracy",
+        "right_after_right": "right after the right call",
+        "right_after_other": "right after another or none",
+    }
+    return pd.DataFrame(
+        {"start": starts["start"], **{shown: [percent(v) for v in starts[name]] for name, shown in names.items()}}
+    )
+
+
+def _shown_cell(row: Mapping[Hashable, Any]) -> dict[str, str]:
+    runs = " ".join(percent(float(value)) for value in row["accuracy_by_seed"].split())
+    reason = row["oracle_share_reason"]
+    missing = "" if reason.startswith("it is") else f" ({reason})"
+    return {
+        "setting": row["setting"],
+        "method": row["method"],
+        "flat": percent(row["flat_outcomes"], 0),
+        "share": percent(row["term_share"], 0),
+        "alone": percent(row["term_alone"], 0),
+        "steps": row["steps_to_target"],
+        "area": percent(row["dev_area"]),
+        "accuracy": f"{percent(row['accuracy'])} ({runs})",
+        "difference": interval(row["delta"], row["delta_low"], row["delta_high"], signed=True),
+        "verdict": NOTHING if pd.isna(row["verdict"]) else row["verdict"],
+        "share of the oracle's gain": NOTHING + missing
+        if reason
+        else interval(row["oracle_share"], row["oracle_share_low"], row["oracle_share_high"]),
+    }
+
+
+def _shown_controls(contrasts: pd.DataFrame) -> pd.DataFrame:
+    rows = contrasts[contrasts["role"] == CONTROL].to_dict("records")
+    return pd.DataFrame(
+        [
+            {
+                "start": row["start"],
+                "setting": row["setting"],
+                "difference": interval(row["delta"], row["low"], row["high"], signed=True),
+                "p (adjusted)": number(row["p_adjusted"], 4),
+                "verdict": row["verdict"],
+            }
+            for row in rows
+        ]
+    )
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    return table.to_markdown(index=False, disable_numparse=True)

@@ -1,0 +1,176 @@
+"""Tables of the study's sparse half: the starts, the cells, and the contrasts between cells."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.mechanism.sparsity import SparseStudy
+from benchmarks.stats.multiplicity import holm
+from benchmarks.stats.verdicts import verdict
+from benchmarks.tables.training import area_under, steps_to
+from iapo.config.variants import Cell
+
+ORACLE, HARM, OUTCOME, CONTROL = "oracle", "harm", "outcome", "control"
+"""What a contrast is for: does the oracle win; does scaling per group harm at the sparsest start (both declared
+beforehand); any other cell against the outcome alone; a method against its matched control."""
+
+Row = dict[str, object]
+
+
+def read_rates(paths: Sequence[Path]) -> pd.DataFrame:
+    """Return how often the calls of each start are right, one row per start and cold start."""
+    return pd.DataFrame([json.loads(path.read_text()) for path in paths])
+
+
+def starts_table(study: SparseStudy) -> pd.DataFrame:
+    """Describe the policies that training starts from, means over cold starts.
+
+    Returns:
+        One row per start, the sparsest first, all as fractions: ``right_rate``, ``groups_with_right`` and ``call_rate``
+        of calls sampled on training prompts at the training temperature; of greedy answers to test questions
+        ``accuracy``, ``right_after_right`` and ``right_after_other``: how often the answer is right after the right
+        call, and after another one or none (nan where there are none).
+    """
+    return pd.DataFrame([_start_row(study, start) for start in study.starts])
+
+
+def _start_row(study: SparseStudy, start: str) -> Row:
+    rates = study.rates[study.rates["stage"] == start]
+    records = study.records[study.records["condition"] == f"untrained_{start}"]
+    right = records["right_call"].astype(bool)
+    return {
+        "start": start,
+        **{name: float(rates[name].mean()) for name in ("right_rate", "groups_with_right", "call_rate")},
+        "accuracy": float(records.groupby("test_set")["score"].mean().mean()),
+        "right_after_right": float(records.loc[right, "score"].mean()),
+        "right_after_other": float(records.loc[~right, "score"].mean()),
+    }
+
+
+def contrasts_table(study: SparseStudy) -> pd.DataFrame:
+    """Compare every cell with the outcome alone, and each method with its matched control.
+
+    Returns:
+        One row per comparison: ``name``, ``baseline``, ``method``, ``setting``, ``start``, ``role`` (:data:`ORACLE`
+        and the others), ``delta`` in [-1, 1] with its interval, ``p``, ``p_adjusted`` (by Holm within the roles that
+        were not declared beforehand) and ``verdict``.
+    """
+    pairs = [(cell, base) for cell in study.cells for base in _baselines(study, cell)]
+    rows = []
+    for cell, base in pairs:
+        found = study.contrast({cell.name: 1.0, base.name: -1.0})
+        rows.append(
+            {"name": cell.name, "baseline": base.name, "method": cell.method, "setting": cell.setting}
+            | {"start": cell.start, "role": _role(study, cell, base), "delta": found.delta}
+            | {"low": found.low, "high": found.high, "p": found.p, "found": found}
+        )
+    columns = ["name", "baseline", "method", "setting", "start", "role", "delta", "low", "high", "p", "found"]
+    table = pd.DataFrame(rows, columns=columns)
+    table["p_adjusted"] = table["p"]
+    for role in (OUTCOME, CONTROL):
+        family = table["role"] == role
+        table.loc[family, "p_adjusted"] = holm(list(table.loc[family, "p"]))
+    statistics = study.config.statistics
+    table["verdict"] = [
+        verdict(found, p, level=statistics.level, margin=statistics.margin)
+        for found, p in zip(table["found"], table["p_adjusted"], strict=True)
+    ]
+    return table.drop(columns="found")
+
+
+def _baselines(study: SparseStudy, cell: Cell) -> list[Cell]:
+    """What a cell is compared with."""
+    control = study.controls.get(cell.method)
+    found = [study.outcome_alone(cell), control and study.cell(control, cell.setting, cell.start)]
+    return [each for each in found if each and each != cell and cell.method != study.config.statistics.reference_method]
+
+
+def _role(study: SparseStudy, cell: Cell, base: Cell) -> str:
+    if base.method != study.config.statistics.reference_method:
+        return CONTROL
+    is_scaling = cell.setting in study.scalings
+    if cell.method == study.config.statistics.oracle and is_scaling:
+        return ORACLE
+    by_group = is_scaling and study.scaling(cell.setting) == "group"
+    return HARM if cell.method == study.subject and by_group and cell.start == study.starts[0] else OUTCOME
+
+
+def cells_table(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """Describe every cell: the composition of its reward early on, how fast it learned, where it ended.
+
+    Args:
+        study: the records.
+        contrasts: of :func:`contrasts_table`.
+
+    Returns:
+        One row per cell: ``flat_outcomes``, ``term_share``, ``term_alone`` over the first steps (see
+        :meth:`iapo.rewards.advantages.AdvantageRule.metrics`); ``steps_to_target``, its runs' values (``-`` for one
+        that did not get there); ``dev_area``; ``accuracy`` and its runs' values; ``delta`` to ``delta_high`` and
+        ``verdict`` against the outcome alone; ``oracle_share`` with its interval, or nan and ``oracle_share_reason``.
+    """
+    against_outcome = contrasts[contrasts["role"] != CONTROL].set_index("name")
+    return pd.DataFrame([_cell_row(study, cell, against_outcome) for cell in study.cells])
+
+
+def _cell_row(study: SparseStudy, cell: Cell, against: pd.DataFrame) -> Row:
+    term, runs = study.term(cell.name), study.accuracy_by_seed(cell.name)
+    row: Row = {
+        "name": cell.name,
+        "start": cell.start,
+        "setting": cell.setting,
+        "method": cell.method,
+        "seeds": len(runs),
+        "flat_outcomes": study.early(cell.name, "advantage/flat_outcomes"),
+        "term_share": study.early(cell.name, f"advantage/{term}_share"),
+        "term_alone": study.early(cell.name, f"advantage/{term}_alone"),
+        **_learning(study, cell.name),
+        "accuracy": float(np.mean(runs)),
+        "accuracy_by_seed": " ".join(f"{value:.4f}" for value in runs),
+    }
+    if cell.name not in against.index:
+        return row | _no_share("it is the outcome alone")
+    found = against.loc[cell.name]
+    row |= {"delta": found["delta"], "delta_low": found["low"], "delta_high": found["high"]}
+    return row | {"verdict": found["verdict"]} | _oracle_share(study, cell, str(found["baseline"]), against)
+
+
+def _learning(study: SparseStudy, name: str) -> Row:
+    """How fast the runs of a cell learned, by their dev accuracy."""
+    rows = study.metrics[study.metrics["condition"] == name]
+    target = study.config.statistics.target_accuracy
+    reached, areas = [], []
+    for _, run in rows.dropna(subset=["dev/accuracy"]).sort_values("step").groupby("seed"):
+        steps, accuracy = run[["step", "dev/accuracy"]].to_numpy(np.float64).T
+        reached.append(steps_to(target, steps, accuracy))
+        areas.append(area_under(steps, accuracy))
+    return {
+        "steps_to_target": " ".join("-" if step is None else f"{step:g}" for step in reached),
+        "dev_area": float(np.mean(areas)) if areas else np.nan,
+    }
+
+
+def _oracle_share(study: SparseStudy, cell: Cell, baseline: str, against: pd.DataFrame) -> Row:
+    """What a cell gains as a share of what the oracle gains in the same setting from the same start."""
+    statistics = study.config.statistics
+    oracle = study.cell(statistics.oracle, cell.setting, cell.start)
+    if oracle is None:
+        return _no_share("no oracle in this setting")
+    if oracle == cell:
+        return _no_share("it is the oracle")
+    gain = against.loc[oracle.name]
+    if not (gain["delta"] > 0 and gain["p"] < 1 - statistics.level):
+        return _no_share("the oracle is not found better")
+    share = study.share_of({cell.name: 1.0, baseline: -1.0}, {oracle.name: 1.0, baseline: -1.0})
+    found = {"oracle_share": share.value, "oracle_share_low": share.low, "oracle_share_high": share.high}
+    return found | {"oracle_share_reason": ""}
+
+
+def _no_share(reason: str) -> Row:
+    return dict.fromkeys(("oracle_share", "oracle_share_low", "oracle_share_high"), np.nan) | {
+        "oracle_share_reason": reason
+    }

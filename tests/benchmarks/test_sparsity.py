@@ -1,0 +1,245 @@
+"""The study's sparse half: what is compared with what, what the words follow from, the page and the picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from benchmarks.mechanism.sparsity import SparseStudy
+from benchmarks.mechanism.sparsity_answer import (
+    answer,
+    constant_sentence,
+    control_sentence,
+    harm_sentence,
+    oracle_sentence,
+)
+from benchmarks.mechanism.sparsity_page import page
+from benchmarks.mechanism.sparsity_plots import draw
+from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE, cells_table, contrasts_table, starts_table
+from benchmarks.mechanism.study import main, whole_page
+from iapo.artifacts.code_digest import ROOT
+from iapo.config.schema import Config, load_config
+from iapo.config.variants import Cell, cells
+
+SETS, ITEMS, STEPS = ("h_bar", "v_bar"), 60, range(0, 31, 5)
+RATES = {"some": 0.05, "rare": 0.006}
+SHARES = {"group": 0.8, "batch": 0.2, "none": 0.2}
+
+
+def sparse_config(**more: Any) -> Config:
+    """The study's own profile with fewer starts and settings, for speed."""
+    raw = yaml.safe_load((ROOT / "config/sparse.yaml").read_text())
+    raw["statistics"] |= {"bootstrap_draws": 100}
+    raw["grids"]["scalings"]["starts"] = list(RATES)
+    del raw["grids"]["scalings"]["settings"]["none"]
+    for name in ("advantage", "flat", "right"):
+        del raw["grids"]["forms"]["settings"][name]
+    return load_config(raw | more)
+
+
+def study(config: Config, accuracy: Mapping[Cell, float], spread: float = 0.01) -> SparseStudy:
+    """Records of cells with these expected accuracies; runs vary by ``spread``, items are answered alike by all."""
+    rng = np.random.default_rng(0)
+    ease = {name: rng.permutation(ITEMS) / ITEMS for name in SETS}
+    records, metrics = [], []
+
+    def add(condition: str, seed: int, level: float) -> None:
+        for name in SETS:
+            right = ease[name] < np.clip(level, 0, 1)
+            records.extend(
+                {"condition": condition, "seed": seed, "example_id": f"{name}-{i}", "test_set": name}
+                | {"cluster": f"{name} label {i}", "score": float(right[i]), "right_call": bool(right[i])}
+                for i in range(ITEMS)
+            )
+
+    for start, rate in RATES.items():
+        add(f"untrained_{start}", 0, 0.1 + rate)
+    for cell, level in accuracy.items():
+        for seed in config.seeds_of(cell.name):
+            final = level + spread * rng.standard_normal()
+            add(cell.name, seed, final)
+            metrics += [_step(cell, seed, step, final) for step in STEPS]
+    rates = [
+        {
+            "stage": start,
+            "start": 0,
+            "right_rate": rate,
+            "groups_with_right": 4 * rate,
+            "call_rate": 0.98,
+        }
+        for start, rate in RATES.items()
+    ]
+    return SparseStudy(config, pd.DataFrame(records), pd.DataFrame(metrics), pd.DataFrame(rates))
+
+
+def _step(cell: Cell, seed: int, step: int, final: float) -> dict[str, object]:
+    begin = 0.1 + RATES[cell.start]
+    row: dict[str, object] = {"condition": cell.name, "seed": seed, "step": step}
+    row["dev/accuracy"] = begin + (final - begin) / (1 + np.exp(-(step - 15) / 4))
+    if step == 0:
+        return row
+    row |= {"advantage/flat_outcomes": 0.82, "advantage/outcome_reward_share": 1.0}
+    if cell.method != "vtool_r1":
+        term = "alignment_reward" if cell.method.startswith("iapo") else "wrong_call_penalty"
+        share = SHARES.get(cell.setting, 0.3)
+        row |= {
+            f"advantage/{term}_share": share,
+            f"advantage/{term}_alone": 0.66,
+            "advantage/outcome_reward_share": 1 - share,
+        }
+    return row
+
+
+def levels(config: Config, **gains: float) -> dict[Cell, float]:
+    """The accuracy of each cell: .4, and what its method gains (``iapo``), in one setting alone where it is named
+    (``iapo_group``), at one start (``iapo_group_rare``)."""
+    return {
+        cell: 0.4 + gains.get(cell.method, 0) + gains.get(f"{cell.method}_{cell.setting}", 0) + gains.get(cell.name, 0)
+        for cell in cells(config.grids)
+    }
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return sparse_config()
+
+
+@pytest.fixture(scope="module")
+def harmed(config: Config) -> SparseStudy:
+    """The oracle gains 20 points everywhere; scaling per group costs iapo 17 at the sparsest start."""
+    harm = {"iapo_group_rare": -0.17, "iapo_shuffled_group_rare": -0.17}
+    return study(config, levels(config, planted_penalty=0.2, **harm), 0.004)
+
+
+@pytest.fixture(scope="module")
+def contrasts(harmed: SparseStudy) -> pd.DataFrame:
+    return contrasts_table(harmed)
+
+
+def test_each_cell_is_compared_with_the_outcome_alone_scaled_alike(contrasts: pd.DataFrame) -> None:
+    pairs = set(zip(contrasts["name"], contrasts["baseline"], strict=True))
+    assert ("iapo_batch_some", "vtool_r1_batch_some") in pairs
+    assert ("iapo_varied_rare", "vtool_r1_group_rare") in pairs and ("iapo_gdpo_rare", "vtool_r1_group_rare") in pairs
+    assert ("iapo_varied_rare", "iapo_shuffled_varied_rare") in pairs
+    assert not any(name.startswith("vtool_r1") for name, _ in pairs)
+    roles = contrasts["role"].value_counts()
+    # 2 starts × 2 scalings; one declared; each of iapo's 4 + 2 cells.
+    assert (roles[ORACLE], roles[HARM], roles[CONTROL]) == (4, 1, 6)
+
+
+def test_only_what_was_not_declared_is_corrected(contrasts: pd.DataFrame) -> None:
+    declared = contrasts["role"].isin([ORACLE, HARM])
+    assert (contrasts["p_adjusted"] == contrasts["p"])[declared].all()
+    assert (contrasts["p_adjusted"] > contrasts["p"])[~declared & (contrasts["p"] < 0.05)].all()
+
+
+def test_the_harm_is_told_with_what_removes_it(harmed: SparseStudy, contrasts: pd.DataFrame) -> None:
+    said = harm_sentence(harmed, contrasts)
+    assert "`rare`: 0.6 % of sampled calls are right" in said and "scaling per group harms" in said
+    assert "82% of the groups have equal outcomes, the penalty is 80% of the advantage and alone in 66%" in said
+    (row,) = contrasts[contrasts["role"] == HARM].to_dict("records")
+    assert row["delta"] == pytest.approx(-0.17, abs=0.03) and row["verdict"] == "worse"
+    change = float(said.split("`batch` +")[1].split(" points")[0])
+    assert change == pytest.approx(17, abs=3) and said.endswith("better.")
+
+
+def test_a_loss_under_every_scaling_is_not_blamed_on_the_scaling(config: Config) -> None:
+    everywhere = study(config, levels(config, planted_penalty=0.2, iapo=-0.17))
+    said = harm_sentence(everywhere, contrasts_table(everywhere))
+    assert "not that scaling per group is why" in said and "harms" not in said
+
+
+def test_no_loss_is_no_harm(config: Config) -> None:
+    equal = study(config, levels(config, planted_penalty=0.2))
+    assert "no harm of scaling per group is found" in harm_sentence(equal, contrasts_table(equal))
+
+
+def test_the_oracle_s_sentence_names_where_it_fails(
+    config: Config, harmed: SparseStudy, contrasts: pd.DataFrame
+) -> None:
+    assert "at every start and scaling" in oracle_sentence(harmed, contrasts)
+    gains = {f"planted_penalty_{setting}_rare": -0.2 for setting in ("group", "batch")}
+    blind = study(config, levels(config, planted_penalty=0.2, **gains))
+    said = oracle_sentence(blind, contrasts_table(blind))
+    assert "in 2 of 4 cases" in said and "This world cannot tell at rare" in said
+
+
+def test_a_form_that_beats_its_control_is_named_with_its_share_of_the_oracle(config: Config) -> None:
+    gains = {"planted_penalty": 0.2, "iapo_varied": 0.1}
+    found = study(config, levels(config, **gains), spread=0.001)
+    said = control_sentence(found, contrasts_table(found))
+    assert "Of 6 pairs" in said and "better in 1 (`varied` at `rare`: +" in said
+    share = float(said.split("], ")[1].split("%")[0])
+    assert share == pytest.approx(50, abs=8)
+
+
+def test_without_any_difference_no_form_is_found_better(harmed: SparseStudy, contrasts: pd.DataFrame) -> None:
+    assert control_sentence(harmed, contrasts).startswith(
+        "No form of the reward is found better than its matched control"
+    )
+
+
+def test_a_penalty_without_differences_must_change_nothing(config: Config, contrasts: pd.DataFrame) -> None:
+    assert "changes nothing, as it must" in constant_sentence(contrasts)
+    broken = study(config, levels(config, constant_penalty=0.3), spread=0.001)
+    assert "do not trust" in constant_sentence(contrasts_table(broken))
+
+
+def test_cells_have_their_share_of_the_oracle_s_gain_and_their_runs(config: Config) -> None:
+    found = study(config, levels(config, planted_penalty=0.2, iapo=0.1), spread=0.001)
+    table = cells_table(found, contrasts_table(found)).set_index("name")
+    row = table.loc["iapo_batch_some"]
+    assert row["oracle_share"] == pytest.approx(0.5, abs=0.1)
+    assert row["oracle_share_low"] < row["oracle_share"] < row["oracle_share_high"]
+    assert (
+        len(row["accuracy_by_seed"].split()) == 2 and len(table.loc["iapo_group_rare", "steps_to_target"].split()) == 6
+    )
+    assert row["steps_to_target"] == "10 10" and 0.15 < row["dev_area"] < 0.5
+    alone = table.loc["vtool_r1_batch_rare"]
+    assert alone["oracle_share_reason"] == "it is the outcome alone" and np.isnan(alone["delta"])
+
+
+def test_starts_are_ordered_by_what_was_measured(harmed: SparseStudy) -> None:
+    table = starts_table(harmed)
+    assert list(table["start"]) == ["rare", "some"]
+    assert table["right_after_right"].tolist() == [1, 1] and table["right_after_other"].tolist() == [0, 0]
+
+
+def test_the_page_begins_with_the_answer_and_shows_every_cell(
+    harmed: SparseStudy, contrasts: pd.DataFrame, tmp_path: Path
+) -> None:
+    table, answers = cells_table(harmed, contrasts), answer(harmed, contrasts)
+    text = page(harmed, answers, starts_table(harmed), table, contrasts)
+    assert text.split("\n\n")[1] == " ".join(answers) and len(answers) == 4
+    assert text.count("\n| ") >= len(table) + 6 and "nan" not in text
+    draw(harmed, tmp_path / "page.png")
+    width, height = Image.open(tmp_path / "page.png").size
+    assert width < 900 and height > 300
+
+
+def test_seeds_that_share_cold_starts_are_compared_pair_by_pair(config: Config) -> None:
+    paired = sparse_config(student={"cold_starts": 2, "habits": {name: {"demonstrations": {}} for name in RATES}})
+    found = study(paired, levels(paired))
+    weights = {"iapo_group_rare": 1.0, "iapo_shuffled_group_rare": -1.0}
+    assert found._shared_seeds(weights) == [0, 1]
+    assert abs(found.contrast(weights).delta) < 0.05
+    assert study(config, {Cell("iapo", "group", "rare"): 0.4})._shared_seeds({"iapo_group_rare": 1.0}) is None
+
+
+def test_one_page_holds_both_halves_behind_their_answers(tmp_path: Path) -> None:
+    half = "## Where {}\n\nThe answer {}.\n\n![plots](page.png)\n\nrest\n"
+    for name in ("sparse", "mechanism"):
+        (tmp_path / name / "mechanism").mkdir(parents=True)
+        (tmp_path / name / "mechanism/page.md").write_text(half.format(name, name))
+    text = main([tmp_path / "sparse", tmp_path / "mechanism", tmp_path / "absent"]).read_text()
+    parts = text.split("\n\n")
+    assert parts[1:3] == ["**Where sparse.** The answer sparse.", "**Where mechanism.** The answer mechanism."]
+    assert "](sparse/mechanism/page.png)" in text and "](mechanism/mechanism/page.png)" in text
+    with pytest.raises(FileNotFoundError, match="make sparse"):
+        main([tmp_path / "absent"])
+    assert whole_page([("x", "## A\n\nb\n\nc")]).endswith("## A\n\nc\n")

@@ -36,6 +36,5 @@ def train(student: Path, cache: Path, data: Path, output: Path, steps: int) -> N
 
 
 if __name__ == "__main__":
-    mini = Path("results/mini")
-    start, cache = mini / "models/student/cold/start0", mini / "teacher/start0/cache/main"
-    train(start, cache, mini / "data", Path("results/own"), steps=10)
+    run = Path("results/mini")
+    train(run / "models/student/cold/start0", run / "teacher/start0/cache/main", run / "data", Path("results/own"), 10)

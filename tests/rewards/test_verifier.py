@@ -30,7 +30,7 @@ from iapo.training.verifier_mixin import VerifierTrainer
 from iapo.types import Example, ToolCall
 
 TURN_TOKENS = 12
-WRONG = "11"
+WRONG = "90"
 ROLES = ("right", "misread", "failing", "direct")
 
 MakeUse = Callable[..., ToolUse]

@@ -291,3 +291,10 @@ def pretrained_source(policy: str) -> list[Path]:
     """The downloaded weights of the student or the teacher, where it is a pretrained model."""
     pretrained = getattr(CONFIG, policy).model.pretrained
     return [fetched(pretrained.source.repo)] if pretrained else []
+
+
+def policies_of(condition: str) -> list[tuple[str, int, Path]]:
+    """Condition, seed and weights of its policies; of one that no method trains, the seed is the number of a start."""
+    row = CONFIG.start_policy if condition == "cold" else condition
+    seeds = CONFIG.reference_starts.get(row, CONFIG.seeds_of(row))
+    return [(condition, seed, policy_weights(row, seed)) for seed in seeds]

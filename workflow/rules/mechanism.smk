@@ -12,13 +12,6 @@ MEASURED = {
 } or {condition: [condition] for condition in ["cold", "teacher", *CONFIG.methods]}
 
 
-def policies_of(condition: str) -> list[tuple[str, int, Path]]:
-    """Condition, seed and weights of its policies; of one that no method trains, the seed is the number of a start."""
-    row = CONFIG.start_policy if condition == "cold" else condition
-    seeds = CONFIG.reference_starts.get(row, CONFIG.seeds_of(row))
-    return [(condition, seed, policy_weights(row, seed)) for seed in seeds]
-
-
 for batch, conditions in MEASURED.items():
     policies = [policy for condition in conditions for policy in policies_of(condition)]
 

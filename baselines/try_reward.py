@@ -21,20 +21,22 @@ from statistics import fmean
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from baselines import METHODS
 from iapo.alignment.informativeness import informativeness
 from iapo.config.method_registry import Method, RewardTerm, resolve
-from iapo.config.schema import Config, ConfigError, load_config
+from iapo.config.schema import Config, ConfigError
 from iapo.data.store import read_split
+from iapo.jobs.estimate import read_config
+from iapo.rewards.outcome import outcome_reward
 from iapo.rewards.tool_use import wrong_call_penalty
 from iapo.types import TEST_SETS, Example
 
+_BASE = Path("config/mini.yaml")
+"""What every profile is laid over, as the workflow does it."""
+
 _NO_CHANGE = 1e-30
 """Learning rate that leaves every float32 weight as it is."""
-
-_OUTCOME = "outcome_reward"
 
 Row = dict[str, str]
 
@@ -157,7 +159,7 @@ def _rows(
         found = [step[metric] for step in steps if metric in step]
         return f"{fmean(found):.0%}" if found else "–"
 
-    terms = [name for name in recorder.values if name != _OUTCOME] or [_OUTCOME]
+    terms = [name for name in recorder.values if name != outcome_reward.__name__] or [outcome_reward.__name__]
     return [
         {
             "start": start,
@@ -201,9 +203,9 @@ def _start_files(results: Path, start: str) -> tuple[Path, Path]:
 def _teacher(method: Method, config: Config, results: Path) -> dict[str, Path]:
     """Source of a method → file that says that what it reads of the teacher is there."""
     found = {}
-    if method.uses_teacher or method.distils == "calls":
+    if method.reads_cache:
         found["cache"] = results / "teacher/start0/cache/main.stats.json"
-    if method.distils == "policy" or (method.uses_verifier and config.verifier.kind == "teacher"):
+    if method.asks_teacher(config):
         seed = config.teacher.train_seed
         found["teacher"] = results / f"teacher/start0/seed{seed}/model/model.safetensors"
     return found
@@ -235,7 +237,7 @@ def main(arguments: Sequence[str]) -> str:
     parser.add_argument("--prompts-per-set", type=int, default=8)
     options = parser.parse_args(arguments)
     try:
-        config = load_config(yaml.safe_load(options.configfile.read_text()))
+        config = read_config([_BASE, options.configfile])
         if options.method not in {**METHODS, **config.all_variants}:
             sys.exit(f"error: found method {options.method!r}, expected one of {', '.join(METHODS)}")
         results = Path("results") / config.profile

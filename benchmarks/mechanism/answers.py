@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from iapo.models.interfaces import Processor, QwenVL
 from iapo.rewards.answers.extraction import extract
 from iapo.rewards.answers.matching import score
+from iapo.rewards.dev_accuracy import calls_right
 from iapo.rollout.two_turn import Rollout, roll_out
 from iapo.types import Example
 
@@ -45,5 +46,5 @@ def answer_record(example: Example, rollout: Rollout) -> Record:
         "test_set": example.test_set,
         "cluster": " | ".join(sorted(example.focus_labels)) or example.figure.figure_id,
         "score": score(extract(rollout.texts[-1]), example.answer, example.metric),
-        "right_call": any(set(call.labels) == set(example.focus_labels) for call in rollout.calls[:1]),
+        "right_call": calls_right(rollout, example),
     }

@@ -53,6 +53,15 @@ class Method:
     """What it changes in `train`, `attribution`, `alignment` and `rewards`, nested as in a config file."""
 
     @property
+    def reads_cache(self) -> bool:
+        """Whether its training reads the teacher's cache: attributions or calls."""
+        return self.uses_teacher or self.distils == "calls"
+
+    def asks_teacher(self, config: Config) -> bool:
+        """Whether the teacher's own weights take part in its training, as a judge or for their probabilities."""
+        return self.distils == "policy" or (self.uses_verifier and config.verifier.kind == "teacher")
+
+    @property
     def settings_read(self) -> tuple[str, ...]:
         """Dotted keys of all settings that a training run of this method reads."""
         sections = ["device", "hardware", "train"]

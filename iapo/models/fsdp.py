@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from accelerate.state import AcceleratorState
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
@@ -19,6 +20,17 @@ from iapo.models.interfaces import QwenVL
 def is_sharded(model: Any) -> bool:
     """Return whether FSDP2 shards any part of a model; takes any module, as trainers type theirs loosely."""
     return any(isinstance(module, FSDPModule) for module in model.modules())
+
+
+def keeps_step(model: Any, state: AcceleratorState) -> bool:
+    """Return whether the processes hold shards of one model, FSDP2's or ZeRO-3's, and must run equally many passes.
+
+    Args:
+        model: the model, sharded or not.
+        state: accelerate's.
+    """
+    deepspeed = getattr(state, "deepspeed_plugin", None)
+    return is_sharded(model) or (deepspeed is not None and deepspeed.zero_stage == 3)
 
 
 @contextmanager

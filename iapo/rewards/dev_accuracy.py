@@ -48,10 +48,11 @@ def dev_accuracy(
             for example, rollout in zip(chunk, roll_out(model, processor, chunk, turn_tokens=turn_tokens), strict=True):
                 answer = extract(rollout.texts[-1])
                 right[example.test_set].append(score(answer, example.answer, example.metric))
-                called[example.test_set].append(_calls_right(rollout, example))
+                called[example.test_set].append(calls_right(rollout, example))
     model.train(training)
     return DevAccuracy(fmean(map(fmean, right.values())), fmean(map(fmean, called.values())))
 
 
-def _calls_right(rollout: Rollout, example: Example) -> bool:
+def calls_right(rollout: Rollout, example: Example) -> bool:
+    """Return whether the first call of a rollout names exactly the labels that were asked for, whatever tool it is."""
     return any(set(call.labels) == set(example.focus_labels) for call in rollout.calls[:1])

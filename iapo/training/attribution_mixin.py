@@ -32,7 +32,7 @@ from iapo.attribution.rows import AllReduceMax
 from iapo.config.schema import AlignmentConfig, AttributionConfig, Config
 from iapo.data.prompts import Message
 from iapo.data.store import figure_from_json
-from iapo.models.fsdp import is_sharded
+from iapo.models.fsdp import keeps_step
 from iapo.rewards.alignment import PenaltyError
 from iapo.rollout.call_sampling import MISSES
 from iapo.rollout.turns import ToolTurn, distinct_turns
@@ -176,9 +176,7 @@ class AttributionMixin(TurnMixin):
 
     def _all_reduce_max(self) -> AllReduceMax | None:
         """Return the maximum over processes, by which sharded models keep in step; None without sharding."""
-        model: Any = self.model
-        deepspeed = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        if not is_sharded(model) and (deepspeed is None or deepspeed.zero_stage != 3):
+        if not keeps_step(self.model, self.accelerator.state):
             return None
 
         def all_reduce_max(count: int) -> int:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 
 from iapo.config.schema import Config
 from iapo.data.selection import DatasetRow
-from iapo.models.fsdp import is_sharded
+from iapo.models.fsdp import keeps_step
 from iapo.models.interfaces import Policy, QwenVL
 from iapo.models.loading import load_model
 from iapo.rewards.answers.extraction import extract
@@ -91,7 +91,7 @@ class DistillationMixin(TurnMixin):
         distinct, places = distinct_turns(turns)
         times = Counter(places)
         if not distinct:
-            if not self._keeps_step():
+            if not keeps_step(self.model, self.accelerator.state):
                 return torch.zeros((), device=self.accelerator.device)
             # With sharded parameters a process without turns must still take part in the others' forward passes.
             distinct, times = [min(self.tool_turns, key=lambda turn: turn.length)], Counter()
@@ -99,12 +99,6 @@ class DistillationMixin(TurnMixin):
             losses = self.token_losses(distinct)
         weighted = [times[i] * loss.sum() for i, loss in enumerate(losses)]
         return torch.stack(weighted).sum() / self._tokens
-
-    def _keeps_step(self) -> bool:
-        """Return whether the processes hold shards of one model and must run equally many forward passes."""
-        model: Any = self.model
-        deepspeed = getattr(self.accelerator.state, "deepspeed_plugin", None)
-        return is_sharded(model) or (deepspeed is not None and deepspeed.zero_stage == 3)
 
 
 class TeacherCallsMixin(DistillationMixin):

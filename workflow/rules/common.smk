@@ -99,8 +99,7 @@ def cache_name(resolved) -> str:
 
 def reads_cache(name: str) -> bool:
     """Whether a method's training reads the teacher's cache: its attributions, or its calls."""
-    method = RESOLVED[name][0]
-    return method.uses_teacher or method.distils == "calls"
+    return RESOLVED[name][0].reads_cache
 
 
 CACHES = {"main": CONFIG} | {
@@ -223,9 +222,7 @@ def teacher_cache(method: str, seeds=(FIRST_SEED,)) -> list[Path]:
 
 def asked_teacher(method: str, seeds=(FIRST_SEED,)) -> list[Path]:
     """The weights of each seed's teacher as inputs, for methods that ask it while they train."""
-    resolved = RESOLVED[method][0]
-    judges = resolved.uses_verifier and CONFIG.verifier.kind == "teacher"
-    if not judges and resolved.distils != "policy":
+    if not RESOLVED[method][0].asks_teacher(CONFIG):
         return []
     return [teacher_weights(CONFIG.teacher_of[seed]) for seed in seeds]
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from iapo.config.mini_world import DemonstrationConfig
+from iapo.data.mini_world.figures import is_smudged
 from iapo.data.mini_world.hints import draw_hint, hint_of, with_hint
 from iapo.data.prompts import Message, answer_text, open_image, prompt_messages
 from iapo.data.store import figure_to_json
 from iapo.rollout.environment import ENVIRONMENTS, FunctionCall, answer_tool_calls
 from iapo.tools.parsing import render_call
 from iapo.tools.registry import TOOLS, tools_for
-from iapo.types import Example, FigureKind, ToolCall
+from iapo.types import Box, Example, Family, FigureKind, ToolCall
 
 MODES = ("mask", "draw", "highlight")
 
@@ -96,7 +97,7 @@ class Demonstrator:
         return ToolCall(f"focus_on_{family}_with_{mode}", example.focus_labels)
 
 
-def _family(example: Example) -> str:
+def _family(example: Example) -> Family:
     """Return the family that the annotated label belongs to."""
     return next(f for f, boxes in example.figure.boxes.items() if example.focus_labels[0] in boxes)
 
@@ -164,13 +165,57 @@ def run_call(example: Example, image: Image.Image, call: ToolCall) -> list[Messa
     return answer_tool_calls(environment, [{"type": "function", "function": function}])
 
 
-def reading_exercise(example: Example) -> Demonstration:
-    """Return a conversation that trains reading alone: the request, the correctly masked figure, the answer."""
-    family = _family(example)
-    call = ToolCall(f"focus_on_{family}_with_mask", example.focus_labels)
+def calling_exercise(example: Example) -> Demonstration:
+    """Return a conversation that trains calling alone: the prompt without picture and tools, the right call.
+
+    It is a quarter as long as a demonstration. Its context names the other labels too, so that only the request tells
+    which one to call.
+    """
+    text = [part for part in prompt_messages(example)[0]["content"] if part["type"] == "text"]
     messages: list[Message] = [
-        {"role": "user", "content": [{"type": "text", "text": example.request}]},
-        *run_call(example, open_image(example), call),
-        {"role": "assistant", "content": spoken_answer(example)},
+        {"role": "user", "content": text},
+        {"role": "assistant", "content": render_call(_mask_call(example))},
     ]
     return Demonstration(messages, None)
+
+
+class ReadingExercises:
+    """A source of reading exercises by index: the request, the correctly masked figure, the answer.
+
+    Only figures whose value can be read are drawn from, and every answer as often as any other. With the answers'
+    own frequencies some seeds came to guess the most frequent one and never learned to read.
+    """
+
+    def __init__(self, examples: Sequence[Example], seed: int) -> None:
+        """Sort the readable questions by their answers.
+
+        Args:
+            examples: training questions, each with its annotated label.
+            seed: seed of all draws.
+        """
+        self._by_answer: dict[str, list[Example]] = {}
+        for example in examples:
+            if not is_smudged(open_image(example), _focus_box(example)):
+                self._by_answer.setdefault(example.answer, []).append(example)
+        self._answers = sorted(self._by_answer)
+        self._seed = seed
+
+    def __call__(self, index: int) -> Demonstration:
+        """Draw the exercise with this index."""
+        rng = random.Random(f"reading/{self._seed}/{index}")
+        example = rng.choice(self._by_answer[rng.choice(self._answers)])
+        messages: list[Message] = [
+            {"role": "user", "content": [{"type": "text", "text": example.request}]},
+            *run_call(example, open_image(example), _mask_call(example)),
+            {"role": "assistant", "content": spoken_answer(example)},
+        ]
+        return Demonstration(messages, None)
+
+
+def _mask_call(example: Example) -> ToolCall:
+    """Return the right call that leaves nothing but the annotated label in the figure."""
+    return ToolCall(f"focus_on_{_family(example)}_with_mask", example.focus_labels)
+
+
+def _focus_box(example: Example) -> Box:
+    return example.figure.boxes[_family(example)][example.focus_labels[0]]

@@ -1,8 +1,10 @@
-"""The three supervised stages of the cold start, which give reinforcement learning a policy to improve.
+"""The supervised stages of the cold start, which give reinforcement learning a policy to improve.
 
 The glyph stage aligns the vision tower with printed words. Reading exercises teach the model to read the one number
-that a mask leaves in a figure; without them reading stays near chance. Demonstrations teach the format and imperfect
-tool use. Each stage is one ``transformers.Trainer`` run over examples drawn by index.
+that a mask leaves in a figure; without them reading stays near chance. Calling exercises teach it, in short sequences,
+to call the label that is asked for; without them some seeds have not learned so after 500 steps of demonstrations.
+Demonstrations teach the format and imperfect tool use. Each stage is one ``transformers.Trainer`` run over examples
+drawn by index.
 
 Shape legend: B examples, L tokens.
 """
@@ -30,7 +32,13 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from iapo.artifacts.progress import Progress
-from iapo.cold_start.demonstrations import MODES, Demonstration, Demonstrator, reading_exercise
+from iapo.cold_start.demonstrations import (
+    MODES,
+    Demonstration,
+    Demonstrator,
+    ReadingExercises,
+    calling_exercise,
+)
 from iapo.config.mini_world import ColdStartConfig, HabitConfig
 from iapo.data.mini_world.figures import cell
 from iapo.data.mini_world.gapminder import countries, years
@@ -93,13 +101,23 @@ def cold_start(
     )
     run_stage(
         model,
-        lambda i: _draw_exercise(i, examples, config.seed),
+        ReadingExercises(examples, config.seed),
         lambda items: collate(items, processor),
         config.reading_steps,
         config.reading_batch_size,
         config,
         f"{name}: reading",
     )
+    if config.calling_steps:
+        run_stage(
+            model,
+            lambda i: _draw_calling(i, examples, config.seed),
+            lambda items: collate(items, processor),
+            config.calling_steps,
+            config.reading_batch_size,
+            config,
+            f"{name}: calling",
+        )
     run_stage(
         model,
         Demonstrator(examples, config.demonstrations, config.seed),
@@ -275,9 +293,9 @@ class _GlyphCollator:
         }
 
 
-def _draw_exercise(index: int, examples: Sequence[Example], seed: int) -> Demonstration:
-    rng = random.Random(f"reading/{seed}/{index}")
-    return reading_exercise(rng.choice(examples))
+def _draw_calling(index: int, examples: Sequence[Example], seed: int) -> Demonstration:
+    rng = random.Random(f"calling/{seed}/{index}")
+    return calling_exercise(rng.choice(examples))
 
 
 def collate(items: list[Demonstration], processor: Processor) -> dict[str, Tensor]:
@@ -307,7 +325,7 @@ def collate(items: list[Demonstration], processor: Processor) -> dict[str, Tenso
         for part in message["content"]
         if part["type"] == "image"
     ]
-    batch = dict(processor(text=texts, images=images, padding=True, return_tensors="pt"))
+    batch = dict(processor(text=texts, images=images or None, padding=True, return_tensors="pt"))
     batch["labels"] = assistant_labels(batch["input_ids"], processor.tokenizer)
     return batch
 

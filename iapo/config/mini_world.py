@@ -23,7 +23,7 @@ class DataConfig:
     test_per_set: Count = 150
     """Questions per set behind every reported figure."""
     labels_per_figure: Annotated[int, Field(ge=2, le=8)] = 5
-    """Rows, columns or bars in a figure; sub-figure sets always have nine panels."""
+    """Rows, columns or bars in a figure; sub-figure sets always have ten panels."""
     smudge_rate: Rate = 0.4
     """Share of the values that are smudged: what no tool makes readable has to be guessed."""
     hint_rate: Rate | None = None
@@ -103,12 +103,14 @@ class ColdStartConfig:
     """Steps that align the vision tower with single printed cells."""
     reading_steps: Count = 400
     """Steps on short sequences: read the only number left in the figure."""
+    calling_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps on short sequences: call the label that is asked for, from the prompt's text alone."""
     demonstration_steps: Count = 900
     """Steps on whole demonstrations with a tool turn."""
     batch_size: Count = 32
     """Demonstrations a step."""
     reading_batch_size: Count = 96
-    """Reading sequences a step."""
+    """Reading and calling exercises a step."""
     learning_rate: Positive = 3e-3
     """Peak AdamW learning rate."""
     seed: int = 0

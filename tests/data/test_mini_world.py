@@ -69,12 +69,12 @@ def test_the_first_training_questions_ask_for_every_label_that_test_asks_for_and
     assert asked["test"] <= asked["train"] and len(asked["test"]) >= 150
 
 
-def test_no_request_decides_more_than_a_point_of_the_average() -> None:
+def test_no_request_decides_more_than_half_a_point_of_the_average() -> None:
     config = DataConfig()
     for name in TEST_SETS:
         samples = draw_samples(random.Random(name), split_tables(config.seed)["test"], name, 150, config)
         (_, most), *_ = Counter(sample.query for sample in samples).most_common(1)
-        assert most / len(samples) / len(TEST_SETS) <= 0.0101, name
+        assert most / len(samples) / len(TEST_SETS) <= 0.005, name
 
 
 def test_smudges_cover_the_configured_share_of_values_and_nothing_shows_them() -> None:

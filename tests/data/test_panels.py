@@ -18,8 +18,8 @@ from iapo.types import Figure, ToolCall
 COUNTS = {"train": 60, "dev": 40, "test": 150}
 REGIONS = {
     f"row {i + 1} column {j + 1}": (2 * CELL * j, CELL * i, 2 * CELL * (j + 1), CELL * (i + 1))
-    for i in range(3)
-    for j in range(3)
+    for i in range(2)
+    for j in range(5)
 }
 """Panel → the cells that hold it, by the figure's layout."""
 

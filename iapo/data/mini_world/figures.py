@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from iapo.data.mini_world.vocabulary import PANEL_COLUMNS
+from iapo.types import Box
 
 CELL = 28
 """Side of a cell, px: patch size 14 × merge size 2."""
@@ -36,6 +37,8 @@ NAME_LETTERS = 4
 
 _SMUDGE = (5, 8, 20, 20)
 """Corners of the ellipse that covers a value, px."""
+
+_SMUDGE_COLOUR = "#8a8a80"
 
 _STYLE = {
     "h_bar": ("white", "black"),
@@ -72,7 +75,7 @@ def cell(text: str, look: Look, test_set: str) -> Image.Image:
     if test_set != "charxiv":
         draw.rectangle((0, 0, CELL - 1, CELL - 1), outline="lightgray")
     if look == "smudge":
-        draw.ellipse(_SMUDGE, fill="#8a8a80")
+        draw.ellipse(_SMUDGE, fill=_SMUDGE_COLOUR)
     elif look != "text":
         length = int(text) * (CELL - 4) // _FULL_BAR
         area = (2, 9, 2 + length, 19) if look == "horizontal" else (9, CELL - 3 - length, 19, CELL - 3)
@@ -88,6 +91,13 @@ def cell(text: str, look: Look, test_set: str) -> Image.Image:
             anchor="mm",
         )
     return image
+
+
+def is_smudged(figure: Image.Image, box: Box) -> bool:
+    """Return whether a smudge covers a value inside a box of a drawn RGB figure."""
+    area = figure.crop(box)
+    colours = area.getcolors(maxcolors=area.width * area.height)
+    return any(colour == ImageColor.getrgb(_SMUDGE_COLOUR) for _, colour in colours)
 
 
 @lru_cache(maxsize=3)

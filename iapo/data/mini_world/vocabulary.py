@@ -6,11 +6,11 @@ from functools import cache
 
 from iapo.data.mini_world.gapminder import INDICATORS, VALUES, countries, years
 
-PANEL_COLUMNS = 3
+PANEL_COLUMNS = 5
 """Panels side by side in a figure."""
 
-PANELS = tuple(f"row {row} column {column}" for row in (1, 2, 3) for column in range(1, PANEL_COLUMNS + 1))
-"""Labels of a figure's nine panels; ten are the most that are looked for (:func:`iapo.data.boxes.find_panels`)."""
+PANELS = tuple(f"row {row} column {column}" for row in (1, 2) for column in range(1, PANEL_COLUMNS + 1))
+"""Labels of a figure's ten panels, the most that are looked for (:func:`iapo.data.boxes.find_panels`)."""
 
 _FUNCTION_WORDS = [
     "what",

@@ -45,6 +45,9 @@ FIRST_QUESTIONS = 40
 _MAX_TRIES = 200
 """Figures drawn at most for one label before it is passed over."""
 
+_TRIES_PER_TABLE = 50
+"""Figures drawn at most of one indicator before the next is tried."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -145,7 +148,8 @@ def draw_samples(
     """Draw distinct samples of one test set; true and false statements alternate.
 
     Labels are asked for in turn, and the sets of countries start their turns apart, so that the first questions of a
-    split ask for every label once before any set repeats itself.
+    split ask for every label once before any set repeats itself. Each round of the labels moves every label on to its
+    next indicator, so that no request is much more frequent than another.
 
     Args:
         rng: source of randomness.
@@ -164,8 +168,10 @@ def draw_samples(
         if len(samples) == count:
             return list(samples)
         truth_wanted = None if test_set != "vtabfact" else len(samples) % 2 == 0
-        asked = turns[turn % len(turns)]
-        drawn = (_draw_sample(rng, tables, test_set, asked, truth_wanted, config) for _ in range(_MAX_TRIES))
+        asked, first = turns[turn % len(turns)], turn + turn // len(turns)
+        fitting = [table for table in tables if test_set not in _COUNTRY_SETS or asked in table.values]
+        order = (fitting[(first + tried // _TRIES_PER_TABLE) % len(fitting)] for tried in range(_MAX_TRIES))
+        drawn = (_draw_sample(rng, table, test_set, asked, truth_wanted, config) for table in order)
         sample = next(filter(None, drawn), None)
         if sample is not None:
             samples.setdefault(sample)
@@ -190,14 +196,13 @@ def _asked_in_turn(tables: Sequence[Table], test_set: str, seed: int) -> list[st
 
 def _draw_sample(
     rng: random.Random,
-    tables: Sequence[Table],
+    table: Table,
     test_set: str,
     asked: str,
     truth_wanted: bool | None,
     config: DataConfig,
 ) -> Sample | None:
-    """Try to draw one sample; None where the drawn table has no figure that fits."""
-    table = rng.choice(tables)
+    """Try to draw one sample of a table; None where the drawn figure does not fit."""
     title, series = _draw_series(rng, table, test_set)
     if test_set == "charxiv":
         labels = _draw_labels(rng, series, len(PANELS), [])

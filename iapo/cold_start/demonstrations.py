@@ -103,7 +103,7 @@ def _family(example: Example) -> Family:
 
 
 def _labels(example: Example) -> list[str]:
-    return list(example.figure.boxes[_family(example)])  # type: ignore[index]
+    return list(example.figure.boxes[_family(example)])
 
 
 def _other_labels(example: Example) -> list[str]:

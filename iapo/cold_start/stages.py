@@ -42,7 +42,6 @@ from iapo.cold_start.demonstrations import (
 from iapo.config.mini_world import ColdStartConfig, HabitConfig
 from iapo.data.mini_world.figures import cell
 from iapo.data.mini_world.gapminder import countries, years
-from iapo.data.mini_world.vocabulary import numbers
 from iapo.models.interfaces import Processor, QwenVL
 from iapo.rollout.environment import tool_schemas
 from iapo.tools.drawing import apply
@@ -92,7 +91,7 @@ def cold_start(
     glyphs = GlyphReader(model)
     run_stage(
         glyphs,
-        lambda i: _draw_glyph(i, config.seed),
+        _Glyphs(examples, config.seed),
         _GlyphCollator(processor),
         config.glyph_steps,
         _GLYPH_BATCH_SIZE,
@@ -258,11 +257,18 @@ class GlyphReader(nn.Module):
         return {"loss": nn.functional.cross_entropy(self.lm_head(tokens), labels)}
 
 
-def _draw_glyph(index: int, seed: int) -> tuple[str, str, str]:
-    """Draw a word, the test set in whose style it is printed, and the mode that a tool has drawn it over with."""
-    rng = random.Random(f"glyph/{seed}/{index}")
-    word = rng.choice(numbers() if rng.random() < _NUMBERS_SHARE else [*countries(), *years()])
-    return word, rng.choice(TEST_SETS), rng.choice(MODES)
+class _Glyphs:
+    """A source of printed words by index, each with the test set whose style it has and a tool's mode."""
+
+    def __init__(self, examples: Sequence[Example], seed: int) -> None:
+        self._numbers = sorted({example.answer for example in examples if example.metric != "fact"})
+        self._names = [*countries(), *years()]
+        self._seed = seed
+
+    def __call__(self, index: int) -> tuple[str, str, str]:
+        rng = random.Random(f"glyph/{self._seed}/{index}")
+        word = rng.choice(self._numbers if rng.random() < _NUMBERS_SHARE else self._names)
+        return word, rng.choice(TEST_SETS), rng.choice(MODES)
 
 
 def _glyph(word: str, test_set: str, mode: str) -> Image.Image:

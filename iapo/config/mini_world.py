@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -24,6 +24,9 @@ class DataConfig:
     """Questions per set behind every reported figure."""
     labels_per_figure: Annotated[int, Field(ge=2, le=8)] = 5
     """Rows, columns or bars in a figure; sub-figure sets always have ten panels."""
+    value_unit: Literal[1, 2, 5, 10] = 10
+    """What the values are rounded to multiples of. With tens, a wrong call often shows the right answer by chance; with
+    ones seldom."""
     smudge_rate: Rate = 0.4
     """Share of the values that are smudged: what no tool makes readable has to be guessed."""
     hint_rate: Rate | None = None

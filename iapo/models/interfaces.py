@@ -44,8 +44,10 @@ class Processor(Protocol):
     chat_template: str | dict[str, str] | None
     """The Jinja template that renders conversations."""
 
-    def __call__(self, *, text: Sequence[str], images: Sequence[Image.Image], **options: Any) -> Mapping[str, Tensor]:
-        """Tokenize rendered conversations, expand their image tokens and preprocess their images."""
+    def __call__(
+        self, *, text: Sequence[str], images: Sequence[Image.Image] | None, **options: Any
+    ) -> Mapping[str, Tensor]:
+        """Tokenize rendered conversations, expand their image tokens and preprocess their images; None without any."""
 
     def __hash__(self) -> int:
         """Return the identity hash, so that results can be cached per processor."""

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from trl.chat_template_utils import qwen3_template
 
+from iapo.config.mini_world import DataConfig
 from iapo.data.mini_world.vocabulary import words
 from iapo.data.prompts import ANSWER_PREFIX
 from iapo.tools.messages import read_turns
@@ -56,12 +57,12 @@ CHAT_TEMPLATE = """\
 turns, tool calls after the assistant's text."""
 
 
-def _vocabulary(hints: bool) -> list[str]:
+def _vocabulary(data: DataConfig) -> list[str]:
     parameters = dict.fromkeys(tool.parameter for tool in TOOLS.values())
     openings = [f'", "arguments": {{"{parameter}": ["' for parameter in parameters]
     json_pieces = ['{"name": "', *openings, '", "', '"]}}']
     turns = ["system", "user", "assistant", "tool", "error", ANSWER_PREFIX]
-    return list(dict.fromkeys([*json_pieces, *TOOLS, *words(hints), *turns]))
+    return list(dict.fromkeys([*json_pieces, *TOOLS, *words(data), *turns]))
 
 
 def _piece_pattern(piece: str) -> str:
@@ -71,16 +72,16 @@ def _piece_pattern(piece: str) -> str:
     return before + re.escape(piece) + after
 
 
-def build_tokenizer(hints: bool = False) -> PreTrainedTokenizerFast:
+def build_tokenizer(data: DataConfig) -> PreTrainedTokenizerFast:
     """Build the word-level tokenizer of the mini world. Text outside its vocabulary is dropped.
 
     Args:
-        hints: whether the vocabulary includes the words of the shortcut world, a mini world with hints.
+        data: the world, whose words the vocabulary holds.
 
     Returns:
         A fast, left-padded tokenizer that decodes a tool call's JSON exactly.
     """
-    pieces = _vocabulary(hints)
+    pieces = _vocabulary(data)
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(["<unk>", *pieces])}, unk_token="<unk>"))
     longest_first = sorted(pieces, key=len, reverse=True)
     pattern = Regex("|".join(map(_piece_pattern, longest_first)))
@@ -98,16 +99,16 @@ def build_tokenizer(hints: bool = False) -> PreTrainedTokenizerFast:
     )
 
 
-def build_processor(hints: bool = False) -> Qwen2_5_VLProcessor:
+def build_processor(data: DataConfig | None = None) -> Qwen2_5_VLProcessor:
     """Build the processor of the tiny models.
 
     Args:
-        hints: whether the vocabulary includes the words of the shortcut world, a mini world with hints.
+        data: the world, whose words the vocabulary holds; None for the default's.
 
     Returns:
         The tokenizer, chat template and image processor in one object, ready for ``save_pretrained``.
     """
-    tokenizer = build_tokenizer(hints)
+    tokenizer = build_tokenizer(data or DataConfig())
     tokenizer.chat_template = CHAT_TEMPLATE
     set_response_template(tokenizer)
     return Qwen2_5_VLProcessor(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from transformers import Qwen2_5_VLConfig
 
-from iapo.config.mini_world import ModelConfig
+from iapo.config.mini_world import DataConfig, ModelConfig
 from iapo.models.interfaces import Policy, QwenVL
 from iapo.models.processor import build_processor
 
@@ -17,18 +17,18 @@ _NUM_HEADS = 4
 _MAX_POSITIONS = 1024
 
 
-def build_model(config: ModelConfig, *, seed: int, hints: bool = False) -> Policy:
+def build_model(config: ModelConfig, *, seed: int, data: DataConfig | None = None) -> Policy:
     """Build a tiny Qwen2.5-VL with random weights, and its processor.
 
     Args:
         config: widths and depths of the decoder and of the vision tower.
         seed: seed of the initial weights.
-        hints: whether the vocabulary includes the words of the shortcut world, a mini world with hints.
+        data: the world, whose words the vocabulary holds; None for the default's.
 
     Returns:
         The model (float32, on the CPU) and its processor.
     """
-    processor = build_processor(hints)
+    processor = build_processor(data)
     tokenizer = processor.tokenizer
     token_id = tokenizer.convert_tokens_to_ids
     pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id

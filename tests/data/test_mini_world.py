@@ -14,6 +14,7 @@ from iapo.config.schema import DataConfig, load_config
 from iapo.data.build import build
 from iapo.data.mini_world.figures import draw, figure_grid
 from iapo.data.mini_world.gapminder import split_tables
+from iapo.data.mini_world.vocabulary import words
 from iapo.data.mini_world.world import FIRST_QUESTIONS, RAW_FILES, draw_samples
 from iapo.data.prompts import open_image
 from iapo.data.store import DataError, read_split, verify_manifest
@@ -45,7 +46,7 @@ TABLE_FIELDS = {
 
 
 def test_no_table_is_in_two_splits_and_every_country_is_trained_on() -> None:
-    tables = split_tables(DataConfig().seed)
+    tables = split_tables(DataConfig().seed, unit=10)
     pairs = {
         split: {(table.indicator, country) for table in rows for country in table.values}
         for split, rows in tables.items()
@@ -58,7 +59,7 @@ def test_no_table_is_in_two_splits_and_every_country_is_trained_on() -> None:
 def test_the_first_training_questions_ask_for_every_label_that_test_asks_for_and_there_are_many() -> None:
     mini = load_config(yaml.safe_load(Path("config/mini.yaml").read_text()))
     assert mini.train.prompts_per_set >= FIRST_QUESTIONS
-    tables, asked = split_tables(mini.data.seed), {}
+    tables, asked = split_tables(mini.data.seed, mini.data.value_unit), {}
     for split, count in (("train", FIRST_QUESTIONS), ("test", mini.data.test_per_set)):
         askable = asked.get("train")
         asked[split] = {
@@ -72,14 +73,16 @@ def test_the_first_training_questions_ask_for_every_label_that_test_asks_for_and
 def test_no_request_decides_more_than_half_a_point_of_the_average() -> None:
     config = DataConfig()
     for name in TEST_SETS:
-        samples = draw_samples(random.Random(name), split_tables(config.seed)["test"], name, 150, config)
+        tables = split_tables(config.seed, config.value_unit)["test"]
+        samples = draw_samples(random.Random(name), tables, name, 150, config)
         (_, most), *_ = Counter(sample.query for sample in samples).most_common(1)
         assert most / len(samples) / len(TEST_SETS) <= 0.005, name
 
 
 def test_smudges_cover_the_configured_share_of_values_and_nothing_shows_them() -> None:
     config = DataConfig(smudge_rate=0.3)
-    samples = draw_samples(random.Random(0), split_tables(config.seed)["train"], "h_bar", 200, config)
+    tables = split_tables(config.seed, config.value_unit)["train"]
+    samples = draw_samples(random.Random(0), tables, "h_bar", 200, config)
     smudged = [each for sample in samples for each in sample.smudged]
     assert 0.25 < sum(smudged) / len(smudged) < 0.35
     pictures = [draw(figure_grid("h_bar", ["Chad"], [value], "1997", [True])).tobytes() for value in (10, 90)]
@@ -141,3 +144,15 @@ def test_every_gold_answer_scores_one_and_a_wrong_one_nothing(test_examples: lis
         }
         assert process_results(doc, [spoken_answer(example)])["accuracy"]["score"] == 1
         assert process_results(doc, ["FINAL ANSWER: 7"])["accuracy"]["score"] == 0
+
+
+def test_ones_keep_what_tens_round_and_few_labels_share_a_value() -> None:
+    shared = {}
+    for unit in (1, 10):
+        config = DataConfig(value_unit=unit)
+        samples = draw_samples(random.Random(0), split_tables(0, unit)["train"], "h_bar", 200, config)
+        assert {value % unit for sample in samples for value in sample.values} == {0}
+        assert {str(value) for sample in samples for value in sample.values} <= set(words(config))
+        pairs = [(s.values[s.asked], value) for s in samples for i, value in enumerate(s.values) if i != s.asked]
+        shared[unit] = sum(asked == other for asked, other in pairs) / len(pairs)
+    assert shared[1] < 0.1 < shared[10]

@@ -36,7 +36,8 @@ def test_a_mask_leaves_all_of_one_panel_and_nothing_of_the_others(split: str) ->
     config = DataConfig()
     rng = random.Random(f"{config.seed}/{split}/charxiv")
     # The first ones of the configured data; some of their names touch the frame.
-    for sample in draw_samples(rng, split_tables(config.seed)[split], "charxiv", COUNTS[split], config):  # type: ignore[index]
+    tables = split_tables(config.seed, config.value_unit)[split]  # type: ignore[index]
+    for sample in draw_samples(rng, tables, "charxiv", COUNTS[split], config):
         image = draw(figure_grid("charxiv", sample.labels, sample.values, sample.title, sample.smudged))
         figure = Figure("f", "subfigures", {"subfigures": find_panels(image)})
         assert tuple(figure.boxes["subfigures"]) == PANELS

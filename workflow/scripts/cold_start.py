@@ -27,10 +27,9 @@ with job(snakemake) as run:
 
         manifest = Path(snakemake.input.manifest)
         examples = read_split(manifest.parent, "train", TEST_SETS)
-        hints = run.config.data.hint_rate is not None
         stages, start = settings.cold_start, int(snakemake.wildcards.start)
         stages = replace(stages, seed=stages.seed + start)
-        model, processor = build_model(settings.model, seed=stages.seed, hints=hints)
+        model, processor = build_model(settings.model, seed=stages.seed, data=run.config.data)
         cold_start(model, processor, examples, stages, name=f"{policy} {start}")
         save_model(model, processor, directory)
         inputs, seeds = {"data": manifest}, {"cold_start": stages.seed}

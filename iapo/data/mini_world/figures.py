@@ -96,7 +96,7 @@ def cell(text: str, look: Look, test_set: str) -> Image.Image:
 def is_smudged(figure: Image.Image, box: Box) -> bool:
     """Return whether a smudge covers a value inside a box of a drawn RGB figure."""
     area = figure.crop(box)
-    colours = area.getcolors(maxcolors=area.width * area.height)
+    colours = area.getcolors(maxcolors=area.width * area.height) or ()
     return any(colour == ImageColor.getrgb(_SMUDGE_COLOUR) for _, colour in colours)
 
 

@@ -20,9 +20,8 @@ in billions of dollars."""
 _TWO_DIGITS = range(10, 100)
 """What a cell of a figure has room for."""
 
-VALUES = _TWO_DIGITS[::10]
-"""The values used, all rounded to tens. A figure's labels then often share a value: a call on another label than the
-one asked for shows the right answer now and then, as a real figure's trend or neighbours would suggest it."""
+_COARSEST = 10
+"""The unit at which the most countries have a value of two digits."""
 
 _DEALT: tuple[Split, ...] = ("test", "train", "dev", "train")
 """Which split each of a country's indicators goes to, in their shuffled order."""
@@ -38,11 +37,13 @@ class Table:
 
 
 @cache
-def indicator_values(unit: int = VALUES.step) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
+def indicator_values(unit: int) -> Mapping[str, Mapping[str, Mapping[str, int]]]:
     """Return indicator → country → year → value, for values of two digits.
 
     Args:
-        unit: what the values are rounded to multiples of.
+        unit: what the values are rounded to multiples of. With tens, the labels of a figure often share a value: a
+            call on another label than the one asked for shows the right answer now and then, as a real figure's trend
+            or neighbours would suggest it.
     """
     # Imported late: plotly is slow to import, and only drawing the data needs it.
     from plotly.express import data
@@ -65,30 +66,44 @@ def indicator_values(unit: int = VALUES.step) -> Mapping[str, Mapping[str, Mappi
 
 def countries() -> list[str]:
     """Return the names of the countries, in alphabetical order."""
-    return sorted({country for rows in indicator_values().values() for country in rows})
+    return sorted({country for rows in indicator_values(_COARSEST).values() for country in rows})
 
 
 def years() -> list[str]:
     """Return the years used, in order."""
-    rows = indicator_values()["life expectancy"].values()
+    rows = indicator_values(_COARSEST)["life expectancy"].values()
     return sorted({year for row in rows for year in row})
 
 
-def split_tables(seed: int) -> dict[Split, list[Table]]:
+def numbers(unit: int) -> list[str]:
+    """Return every value that a cell can show, in order.
+
+    Args:
+        unit: what the values are rounded to multiples of.
+    """
+    return [str(value) for value in _TWO_DIGITS[::unit]]
+
+
+def split_tables(seed: int, unit: int) -> dict[Split, list[Table]]:
     """Return the tables of each split.
 
     The indicators of each country are shuffled and dealt out to the splits, test and train first, so that nearly every
     country is in both with different indicators; the few with one indicator are in train alone.
+
+    Args:
+        seed: seed of the shuffling.
+        unit: what the values are rounded to multiples of.
     """
+    values = indicator_values(unit)
     rng = random.Random(seed)
     tables: dict[Split, dict[str, dict[str, Mapping[str, int]]]] = {
         split: {indicator: {} for indicator in INDICATORS} for split in dict.fromkeys(_DEALT)
     }
     for country in countries():
-        known = [indicator for indicator in INDICATORS if country in indicator_values()[indicator]]
+        known = [indicator for indicator in INDICATORS if country in values[indicator]]
         rng.shuffle(known)
         # A country with a single indicator is in train alone.
         splits = _DEALT if len(known) > 1 else _DEALT[1:]
         for indicator, split in zip(known, splits, strict=False):
-            tables[split][indicator][country] = indicator_values()[indicator][country]
+            tables[split][indicator][country] = values[indicator][country]
     return {split: [Table(*each) for each in by_indicator.items()] for split, by_indicator in tables.items()}

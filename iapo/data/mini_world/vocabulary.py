@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
-from iapo.data.mini_world.gapminder import INDICATORS, VALUES, countries, years
+from iapo.config.mini_world import DataConfig
+from iapo.data.mini_world.gapminder import INDICATORS, countries, numbers, years
 
 PANEL_COLUMNS = 5
 """Panels side by side in a figure."""
@@ -35,22 +36,17 @@ _HINT_WORDS = ["hint", "question", "names"]
 _PUNCTUATION = (":", ",", ".", "?")
 
 
-def numbers() -> list[str]:
-    """Return every value that a cell can show."""
-    return [str(value) for value in VALUES]
-
-
 @cache
-def words(hints: bool = False) -> tuple[str, ...]:
+def words(data: DataConfig) -> tuple[str, ...]:
     """Return all words; a label counts as one word, since tool calls name it as a whole.
 
     Args:
-        hints: whether to include the words of hints and thoughts.
+        data: the world, whose values and hints have words of their own.
     """
     indicator_words = [word for indicator in INDICATORS for word in indicator.split()]
     return tuple(
         dict.fromkeys(
-            [*PANELS, *countries(), *years(), *numbers(), *indicator_words, *_FUNCTION_WORDS]
-            + [*(_HINT_WORDS if hints else []), *_PUNCTUATION]
+            [*PANELS, *countries(), *years(), *numbers(data.value_unit), *indicator_words, *_FUNCTION_WORDS]
+            + [*(_HINT_WORDS if data.hint_rate is not None else []), *_PUNCTUATION]
         )
     )

@@ -102,7 +102,7 @@ def write_raw(config: DataConfig, root: Path) -> None:
         "dev": config.dev_per_set,
         "test": config.test_per_set,
     }
-    tables = split_tables(config.seed)
+    tables = split_tables(config.seed, config.value_unit)
     askable: set[str] | None = None
     for split, count in sizes.items():
         drawn = {

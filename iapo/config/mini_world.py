@@ -27,7 +27,7 @@ class DataConfig:
     value_unit: Literal[1, 2, 5, 10] = 10
     """What the values are rounded to multiples of. With tens, a wrong call often shows the right answer by chance; with
     ones seldom."""
-    smudge_rate: Rate = 0.4
+    smudge_rate: Rate = 0.3
     """Share of the values that are smudged: what no tool makes readable has to be guessed."""
     hint_rate: Rate | None = None
     """Shortcut world: the plain text names a label, the right one at this rate in training (else, and elsewhere,
@@ -105,9 +105,10 @@ class ColdStartConfig:
     glyph_steps: Count = 80
     """Steps that align the vision tower with single printed cells."""
     reading_steps: Count = 400
-    """Steps on short sequences: read the only number left in the figure."""
+    """Steps at most on short sequences: read the only number left in the figure. Ends once that is learned."""
     calling_steps: Annotated[int, Field(ge=0)] = 0
-    """Steps on short sequences: call the label that is asked for, from the prompt's text alone."""
+    """Steps at most on short sequences: call the label that is asked for, from the prompt's text alone. Ends once
+    that is learned."""
     demonstration_steps: Count = 900
     """Steps on whole demonstrations with a tool turn."""
     batch_size: Count = 32

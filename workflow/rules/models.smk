@@ -17,6 +17,7 @@ rule cold_start:
             f"{wildcards.policy}.model",
             f"{wildcards.policy}.cold_start",
             "data.hint_rate",
+            "data.value_unit",
         ),
         code=code("cold_start"),
     script:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from PIL import Image
 
 from iapo.config.mini_world import DemonstrationConfig
-from iapo.data.mini_world.figures import is_smudged
+from iapo.data.mini_world.figures import CELL, is_smudged
 from iapo.data.mini_world.hints import draw_hint, hint_of, with_hint
 from iapo.data.prompts import Message, answer_text, open_image, prompt_messages
 from iapo.data.store import figure_to_json
@@ -182,8 +182,9 @@ def calling_exercise(example: Example) -> Demonstration:
 class ReadingExercises:
     """A source of reading exercises by index: the request, the correctly masked figure, the answer.
 
-    Only figures whose value can be read are drawn from, and every answer as often as any other. With the answers'
-    own frequencies some seeds came to guess the most frequent one and never learned to read.
+    Three things without which some seeds guess the most frequent answer for hundreds of steps and never learn to read:
+    only values that can be read are asked for, every answer is as frequent as any other, and of every other figure
+    nothing is shown but the cells of the label, among which the value is soon found.
     """
 
     def __init__(self, examples: Sequence[Example], seed: int) -> None:
@@ -204,12 +205,28 @@ class ReadingExercises:
         """Draw the exercise with this index."""
         rng = random.Random(f"reading/{self._seed}/{index}")
         example = rng.choice(self._by_answer[rng.choice(self._answers)])
+        edited = run_call(example, open_image(example), _mask_call(example))
         messages: list[Message] = [
             {"role": "user", "content": [{"type": "text", "text": example.request}]},
-            *run_call(example, open_image(example), _mask_call(example)),
+            *(edited if index % 2 else _cut_to_cells(edited, _focus_box(example))),
             {"role": "assistant", "content": spoken_answer(example)},
         ]
         return Demonstration(messages, None)
+
+
+def _cut_to_cells(messages: list[Message], box: Box) -> list[Message]:
+    """Cut the pictures of a tool's messages to the cells that a box touches."""
+    left, top, right, bottom = (side // CELL * CELL for side in (box[0], box[1], box[2] + CELL - 1, box[3] + CELL - 1))
+    return [
+        message
+        | {
+            "content": [
+                part | {"image": part["image"].crop((left, top, right, bottom))} if part["type"] == "image" else part
+                for part in message["content"]
+            ]
+        }
+        for message in messages
+    ]
 
 
 def _mask_call(example: Example) -> ToolCall:

@@ -67,3 +67,13 @@ def test_a_calling_exercise_is_the_prompt_s_text_and_the_right_call(
     learned = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert all(example.focus_labels[0] in text for example, text in zip(chosen, learned, strict=True))
     assert (assistant_labels(batch["input_ids"], processor.tokenizer) == batch["labels"]).all()
+
+
+def test_every_other_reading_exercise_shows_the_cells_of_the_label_alone(examples: list[Example]) -> None:
+    exercises = ReadingExercises(examples, seed=0)
+    for index in range(40):
+        (picture,) = [part["image"] for part in exercises(index).messages[1]["content"] if part["type"] == "image"]
+        cells = picture.width // 28 * (picture.height // 28)
+        assert picture.width % 28 == picture.height % 28 == 0
+        # A mask leaves nothing but the label's cells, so what is cut away is empty.
+        assert cells <= 3 if index % 2 == 0 else cells > 3

@@ -41,7 +41,7 @@ def test_a_smudge_is_found_where_it_is_drawn_and_nowhere_else(test_set: str, exa
 
 def test_reading_exercises_can_be_read_and_every_answer_is_as_frequent(examples: list[Example]) -> None:
     smudged = {e.example_id for e in examples if is_smudged(open_image(e), focus_box(e))}
-    assert 0.3 < len(smudged) / len(examples) < 0.5
+    assert 0.2 < len(smudged) / len(examples) < 0.4
     exercises = ReadingExercises(examples, seed=0)
     kept = [e for each in exercises._by_answer.values() for e in each]
     assert {e.example_id for e in kept} == {e.example_id for e in examples} - smudged

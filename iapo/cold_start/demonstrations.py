@@ -48,7 +48,6 @@ class Demonstrator:
         """
         self._examples = examples
         self._first_label_examples = [e for e in examples if e.focus_labels[0] == _labels(e)[0]]
-        self._second_label_examples = [e for e in examples if e.focus_labels[0] == _labels(e)[1]]
         self._config = config
         self._seed = seed
 
@@ -76,9 +75,6 @@ class Demonstrator:
             source = rng.choice(self._examples)
             return _ask_for(source, rng.choice(_other_labels(source)))
         source = rng.choice(self._first_label_examples)
-        if self._config.second_if_first_asked and rng.randrange(len(_labels(source))) == 0:
-            source = rng.choice(self._second_label_examples)
-            return _ask_for(source, _labels(source)[0])
         return _ask_for(source, rng.choice(_other_labels(source)))
 
     def _failing_call(self, rng: random.Random) -> Demonstration:

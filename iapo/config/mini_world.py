@@ -29,6 +29,9 @@ class DataConfig:
     ones seldom."""
     smudge_rate: Rate = 0.3
     """Share of the values that are smudged: what no tool makes readable has to be guessed."""
+    ask_first_label: bool = True
+    """Whether dev, test and the first training questions ask for a figure's first label. Where they do, a policy that
+    always calls the first label is right now and then."""
     hint_rate: Rate | None = None
     """Shortcut world: the plain text names a label, the right one at this rate in training (else, and elsewhere,
     any label); null has no hints."""
@@ -70,9 +73,6 @@ class DemonstrationConfig:
     """Of the fitting calls: share that name the label asked for."""
     first_label_rate: Rate = 0.8
     """Of the wrongly labelled calls: share that name the first label listed; the rest are random."""
-    second_if_first_asked: bool = False
-    """Whether a call of these names the second label where the first is asked for, as often as any other is. Without, a
-    policy that calls the first label is right whenever that is asked for."""
     mode_weights: tuple[float, float, float] = (0.2, 0.35, 0.45)
     """Relative frequency of mask, draw and highlight."""
     hint_rate: Rate = 0.0

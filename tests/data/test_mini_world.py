@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from iapo.data.build import build
 from iapo.data.mini_world.figures import draw, figure_grid
 from iapo.data.mini_world.gapminder import split_tables
 from iapo.data.mini_world.vocabulary import words
-from iapo.data.mini_world.world import FIRST_QUESTIONS, RAW_FILES, draw_samples
+from iapo.data.mini_world.world import FIRST_QUESTIONS, RAW_FILES, draw_samples, write_raw
 from iapo.data.prompts import open_image
 from iapo.data.store import DataError, read_split, verify_manifest
 from iapo.types import TEST_SETS, Example
@@ -156,3 +157,16 @@ def test_ones_keep_what_tens_round_and_few_labels_share_a_value() -> None:
         pairs = [(s.values[s.asked], value) for s in samples for i, value in enumerate(s.values) if i != s.asked]
         shared[unit] = sum(asked == other for asked, other in pairs) / len(pairs)
     assert shared[1] < 0.1 < shared[10]
+
+
+def test_where_the_first_label_is_not_asked_for_only_later_training_questions_ask_for_it(tmp_path: Path) -> None:
+    sparse = load_config(yaml.safe_load(Path("config/sparse.yaml").read_text()))
+    assert not sparse.data.ask_first_label
+    assert max(sparse.train.prompts_per_set, sparse.teacher.train.prompts_per_set) <= FIRST_QUESTIONS
+    write_raw(replace(sparse.data, train_per_set=120, dev_per_set=5, test_per_set=20), tmp_path)
+    for split in ("train", "dev", "test"):
+        for file in ("chartQA_h_bar_wbb.json", "chartQA_v_bar_wbb.json"):
+            records = list(json.loads((tmp_path / split / file).read_text()).values())
+            first = [[*each["x_values"], *each["y_values"]][0] in each["focus_areas"] for each in records]
+            assert not any(first[:FIRST_QUESTIONS])
+            assert split != "train" or any(first)

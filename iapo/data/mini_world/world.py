@@ -7,6 +7,7 @@ which ReFocus provides only for its chart training data.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,8 @@ _THRESHOLDS = (30, 50, 70)
 
 FIRST_QUESTIONS = 40
 """Training questions of each set that together ask for every label that dev and test ask for."""
+
+_ALL = sys.maxsize
 
 _MAX_TRIES = 200
 """Figures drawn at most for one label before it is passed over."""
@@ -107,7 +110,13 @@ def write_raw(config: DataConfig, root: Path) -> None:
     for split, count in sizes.items():
         drawn = {
             test_set: draw_samples(
-                random.Random(f"{config.seed}/{split}/{test_set}"), tables[split], test_set, count, config, askable
+                random.Random(f"{config.seed}/{split}/{test_set}"),
+                tables[split],
+                test_set,
+                count,
+                config,
+                askable,
+                _others_first(split, config),
             )
             for test_set in TEST_SETS
         }
@@ -115,6 +124,13 @@ def write_raw(config: DataConfig, root: Path) -> None:
             askable = {sample.label for samples in drawn.values() for sample in samples[:FIRST_QUESTIONS]}
         for test_set, samples in drawn.items():
             _write_set(root / split, split, test_set, samples, config)
+
+
+def _others_first(split: Split, config: DataConfig) -> int:
+    """How many of a split's questions ask for other labels than a figure's first."""
+    if config.ask_first_label:
+        return 0
+    return FIRST_QUESTIONS if split == "train" else _ALL
 
 
 def _write_set(folder: Path, split: Split, test_set: str, samples: Sequence[Sample], config: DataConfig) -> None:
@@ -144,6 +160,7 @@ def draw_samples(
     count: int,
     config: DataConfig,
     askable: Collection[str] | None = None,
+    others_first: int = 0,
 ) -> list[Sample]:
     """Draw distinct samples of one test set; true and false statements alternate.
 
@@ -158,6 +175,7 @@ def draw_samples(
         count: number of samples.
         config: labels per figure, the rate of smudges, and the seed of the order of labels.
         askable: the only labels to ask for; None for all.
+        others_first: how many samples, the first ones, ask for other labels than their figure's first.
 
     Raises:
         ValueError: if the tables do not hold that many distinct questions.
@@ -172,7 +190,8 @@ def draw_samples(
         fitting = [table for table in tables if test_set not in _COUNTRY_SETS or asked in table.values]
         order = (fitting[(first + tried // _TRIES_PER_TABLE) % len(fitting)] for tried in range(_MAX_TRIES))
         drawn = (_draw_sample(rng, table, test_set, asked, truth_wanted, config) for table in order)
-        sample = next(filter(None, drawn), None)
+        any_label = len(samples) >= others_first
+        sample = next((each for each in drawn if each and (each.asked > 0 or any_label)), None)
         if sample is not None:
             samples.setdefault(sample)
     raise ValueError(

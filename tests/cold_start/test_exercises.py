@@ -1,5 +1,6 @@
 """Exercises of the cold start: what they show, how often, and what they leave to be found in the request."""
 
+import copy
 import random
 from collections import Counter
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 import pytest
 
 from iapo.cold_start.demonstrations import ReadingExercises, calling_exercise
-from iapo.cold_start.stages import assistant_labels, collate
+from iapo.cold_start.stages import assistant_labels, collate, run_stage
+from iapo.config.mini_world import ColdStartConfig
 from iapo.config.schema import DataConfig
 from iapo.data.mini_world.figures import draw, is_smudged
 from iapo.data.mini_world.gapminder import split_tables
@@ -77,3 +79,23 @@ def test_every_other_reading_exercise_shows_the_cells_of_the_label_alone(example
         assert picture.width % 28 == picture.height % 28 == 0
         # A mask leaves nothing but the label's cells, so what is cut away is empty.
         assert cells <= 3 if index % 2 == 0 else cells > 3
+
+
+@pytest.mark.parametrize(("until_loss", "steps"), [(None, 6), (0.0, 6), (1e9, 1)])
+def test_a_stage_ends_once_it_is_learned(
+    until_loss: float | None, steps: int, tiny: tuple[Any, Any], examples: list[Example]
+) -> None:
+    model, processor = copy.deepcopy(tiny[0]), tiny[1]
+    trained: list[int] = []
+    model.register_forward_hook(lambda *_: trained.append(1))
+    run_stage(
+        model,
+        lambda index: calling_exercise(examples[index]),
+        lambda items: collate(items, processor),
+        6,
+        2,
+        ColdStartConfig(),
+        "test",
+        until_loss=until_loss,
+    )
+    assert len(trained) == steps

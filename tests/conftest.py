@@ -1,6 +1,7 @@
 """What several tests share: small data and an untrained tiny model."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +43,20 @@ def tiny() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def trained_looking(tiny: tuple[Any, Any]) -> Any:
+def trained_looking(tiny: tuple[Any, Any], shake: Callable[[Any, int], Any]) -> Any:
     """The tiny model with weights large enough for attributions to differ, its pad embedding not zero."""
-    model = copy.deepcopy(tiny[0])
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
+    return shake(copy.deepcopy(tiny[0]), 0)
+
+
+@pytest.fixture(scope="session")
+def shake() -> Callable[[Any, int], Any]:
+    """Add noise to a model's weights in place, by a seed, so that its attributions differ; return it in eval mode."""
+
+    def add_noise(model: Any, seed: int) -> Any:
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.15 * torch.randn(parameter.shape, generator=generator))
+        return model.eval()
+
+    return add_noise

@@ -15,7 +15,9 @@ from iapo.attribution import api as attribution
 from iapo.attribution.api import attribute
 from iapo.attribution.batch import calls_batch
 from iapo.attribution.quadrature import nodes
+from iapo.config.mini_world import ModelConfig
 from iapo.config.schema import AttributionConfig
+from iapo.models.tiny import build_model
 from iapo.rollout.turns import PromptInputs, ToolTurn, turn_ids
 from iapo.tools.parsing import render_call
 from iapo.types import Example, ToolCall
@@ -127,20 +129,27 @@ def test_each_baseline_is_its_own_start(
 
 
 def test_blocks_are_complete_and_nearer_to_the_converged_ones(
-    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]
+    turns: list[ToolTurn], shake: Callable[[Any, int], Any]
 ) -> None:
-    batch = calls_batch(turns, tiny[1].tokenizer, "cpu")
-    reference = attribute(trained_looking, batch, config=replace(PLAIN, n_steps=256)).signed
+    """In each of three models, whose random weights decide by how much."""
     errors = []
-    for points in (4, 5, 6, 7, 8):
-        few = replace(PLAIN, n_steps=points, control_variate=False)
-        plain = attribute(trained_looking, batch, config=few)
-        corrected = attribute(trained_looking, batch, config=replace(few, control_variate=True))
-        assert torch.allclose(corrected.signed.sum(1), corrected.delta_f, atol=1e-6)
-        assert torch.equal(corrected.convergence_delta, plain.convergence_delta)
-        errors.append(torch.stack([tv(each.signed, reference).mean() for each in (corrected, plain)]))
-    nearer, far = torch.stack(errors).mean(0).tolist()
-    assert nearer < 0.9 * far
+    for seed in range(3):
+        model, processor = build_model(ModelConfig(hidden_size=32), seed=seed)
+        batch = calls_batch(turns, processor.tokenizer, "cpu")
+        shake(model, seed)
+        reference = attribute(model, batch, config=replace(PLAIN, n_steps=256)).signed
+        found = []
+        for points in (4, 5, 6, 7, 8):
+            few = replace(PLAIN, n_steps=points, control_variate=False)
+            plain = attribute(model, batch, config=few)
+            corrected = attribute(model, batch, config=replace(few, control_variate=True))
+            assert torch.allclose(corrected.signed.sum(1), corrected.delta_f, atol=1e-6)
+            assert torch.equal(corrected.convergence_delta, plain.convergence_delta)
+            found.append(torch.stack([tv(each.signed, reference).mean() for each in (corrected, plain)]))
+        nearer, far = torch.stack(found).mean(0).tolist()
+        assert nearer < far
+        errors.append((nearer, far))
+    assert sum(nearer for nearer, _ in errors) < 0.9 * sum(far for _, far in errors)
 
 
 @pytest.mark.parametrize("magnitudes", [True, False])
@@ -188,7 +197,7 @@ def test_autocast_moves_the_shares_little(
 
 
 def test_the_planted_block_is_found() -> None:
-    assert planted_share(50) >= 0.99
+    assert planted_share(200) >= 0.99
 
 
 def test_a_planted_block_is_the_only_one_that_matters() -> None:

@@ -36,6 +36,7 @@ def sparse_config(**more: Any) -> Config:
     raw = yaml.safe_load((ROOT / "config/sparse.yaml").read_text())
     raw["statistics"] |= {"bootstrap_draws": 100}
     raw["grids"]["scalings"]["starts"] = list(RATES)
+    raw["grids"]["scalings"]["steps"] = raw["grids"].pop("rare")["steps"]
     del raw["grids"]["scalings"]["settings"]["none"]
     for name in ("advantage", "flat", "right"):
         del raw["grids"]["forms"]["settings"][name]

@@ -11,7 +11,6 @@ Shape legend: B examples, L tokens.
 
 from __future__ import annotations
 
-import math
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -225,17 +224,16 @@ def run_stage(
             data_collator=collator,
         )
         trainer.pop_callback(PrinterCallback)
-        trainer.add_callback(_ProgressCallback(progress))
-        if until_loss is not None:
-            trainer.add_callback(_LearnedCallback(until_loss))
+        trainer.add_callback(_StageCallback(progress, until_loss))
         trainer.train()
 
 
-class _ProgressCallback(TrainerCallback):
-    """Advances the progress line at every step and shows the last logged loss."""
+class _StageCallback(TrainerCallback):
+    """Advances the progress line at every step with the last logged loss, and ends training once that is low enough."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, until_loss: float | None) -> None:
         self._progress = progress
+        self._until_loss = until_loss
         self._metrics: dict[str, float] = {}
 
     def on_log(
@@ -248,27 +246,11 @@ class _ProgressCallback(TrainerCallback):
     ) -> None:
         if logs and "loss" in logs:
             self._metrics = {"loss": float(logs["loss"])}
+            if self._until_loss is not None and logs["loss"] < self._until_loss:
+                control.should_training_stop = True
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self._progress.update(1, **self._metrics)
-
-
-class _LearnedCallback(TrainerCallback):
-    """Ends training once the logged loss is below a target."""
-
-    def __init__(self, target: float) -> None:
-        self._target = target
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **_: object,
-    ) -> None:
-        if logs and logs.get("loss", math.inf) < self._target:
-            control.should_training_stop = True
 
 
 class GlyphReader(nn.Module):

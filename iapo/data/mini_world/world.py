@@ -7,7 +7,6 @@ which ReFocus provides only for its chart training data.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +41,6 @@ _THRESHOLDS = (30, 50, 70)
 
 FIRST_QUESTIONS = 40
 """Training questions of each set that together ask for every label that dev and test ask for."""
-
-_ALL = sys.maxsize
 
 _MAX_TRIES = 200
 """Figures drawn at most for one label before it is passed over."""
@@ -116,7 +113,7 @@ def write_raw(config: DataConfig, root: Path) -> None:
                 count,
                 config,
                 askable,
-                _others_first(split, config),
+                _others_first(split, count, config),
             )
             for test_set in TEST_SETS
         }
@@ -126,11 +123,11 @@ def write_raw(config: DataConfig, root: Path) -> None:
             _write_set(root / split, split, test_set, samples, config)
 
 
-def _others_first(split: Split, config: DataConfig) -> int:
-    """How many of a split's questions ask for other labels than a figure's first."""
+def _others_first(split: Split, count: int, config: DataConfig) -> int:
+    """How many of a split's `count` questions, the first ones, ask for other labels than a figure's first."""
     if config.ask_first_label:
         return 0
-    return FIRST_QUESTIONS if split == "train" else _ALL
+    return FIRST_QUESTIONS if split == "train" else count
 
 
 def _write_set(folder: Path, split: Split, test_set: str, samples: Sequence[Sample], config: DataConfig) -> None:

@@ -14,7 +14,7 @@ HF_HOME ?= $(XDG_CACHE_HOME)/huggingface
 export HF_HOME
 endif
 
-.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward lint lock config help
+.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward readme lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini"
 	@echo "make test    the test suite"
@@ -23,16 +23,18 @@ help:
 	@echo "make stale_test  after make smoke: what each edit and each setting plans again"
 	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
+	@echo "make readme  results/reference/mini and README's results, from the finished table"
 	@echo "make report  results/report.html: tables, figures, run records and configuration in one offline file"
 	@echo "make audit   results/mini/audit and results/mini/perf: the cache, the attribution and what they cost"
 	@echo "make sparse  results/mechanism.md: when does the penalty work? the half where right calls are rare"
 	@echo "make mechanism  its other half, in a world with hints; mechanism_quick: a glance"
 	@echo "make try_reward METHOD=...  before training: what a reward would do where right calls are rare"
+	@echo "make config  config/README.md, the schema and the guide's costs, from the code"
 	@echo "make lint    ruff, mypy, import directions, snakefmt, snakemake --lint"
 	@echo "make lock    resolve requirements.lock again"
 
 $(INSTALLED): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"found Python {sys.version.split()[0]}, expected 3.11 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and f"found Python {sys.version.split()[0]}, expected 3.11 to 3.13: make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet uv
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r requirements.lock
@@ -114,6 +116,10 @@ lint: $(INSTALLED)
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra gpu --python-version 3.11 --no-emit-index-url --no-header --quiet -o .venv/gpu.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev -c .venv/gpu.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+
+# The tables of a finished `make table` are checked in, and README's results with them.
+readme: $(INSTALLED)
+	$(BIN)/python -m benchmarks.readme results/mini
 
 config: $(INSTALLED)
 	$(BIN)/python -m iapo.config.reference

@@ -17,7 +17,7 @@ from tabulate import tabulate
 
 from baselines import METHODS
 from iapo.artifacts.code_digest import ROOT
-from iapo.artifacts.files import atomic_write
+from iapo.artifacts.files import atomic_write, between_marks
 from iapo.config.schema import ConfigError, load_config
 from iapo.jobs.estimate import estimate, estimate_text, merge_configs, read_config
 from iapo.jobs.model_sizes import UnknownModelError
@@ -85,9 +85,7 @@ def guide(text: str) -> str:
     Args:
         text: of the guide, with the two marks around its table.
     """
-    before, _, rest = text.partition(_BEGIN)
-    _, _, after = rest.partition(_END)
-    return f"{before}{_BEGIN}\n{machine_table()}\n\n{_END}{after}"
+    return between_marks(text, _BEGIN, _END, machine_table())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

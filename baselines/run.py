@@ -23,7 +23,7 @@ from iapo.data.mini_world.hints import with_hint_rate
 from iapo.data.store import read_split
 from iapo.jobs.launch import launch
 from iapo.training.checkpoints import clean, metrics_file, reset_if_stale
-from iapo.types import TEST_SETS, Example
+from iapo.types import Example
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
@@ -117,25 +117,25 @@ def _train(job: TrainingJob, config: Config) -> None:
     train(
         replace(METHODS[job.method], name=job.name),
         config,
-        _examples(job),
+        _examples(job, config.train.sets),
         start=job.start,
         run_dir=job.run_dir,
         output=job.output,
         seed=job.seed,
         sources=Sources(cache=job.cache, teacher=job.teacher, replies=job.replies),
-        dev=_split(job.data, "dev") if config.train.dev_every else (),
+        dev=_split(job.data, "dev", config.train.sets) if config.train.dev_every else (),
     )
 
 
-def _examples(job: TrainingJob) -> list[Example]:
-    drawn = _split(job.data, "train")
+def _examples(job: TrainingJob, sets: tuple[str, ...]) -> list[Example]:
+    drawn = _split(job.data, "train", sets)
     return drawn if job.hint_rate is None else with_hint_rate(drawn, job.hint_rate, job.seed)
 
 
 @lru_cache(maxsize=2)
-def _split(data: Path, split: Literal["train", "dev"]) -> list[Example]:
+def _split(data: Path, split: Literal["train", "dev"], sets: tuple[str, ...]) -> list[Example]:
     """Read once for all seeds of a process."""
-    return read_split(data, split, TEST_SETS)
+    return read_split(data, split, sets)
 
 
 if __name__ == "__main__":

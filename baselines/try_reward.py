@@ -30,7 +30,7 @@ from iapo.data.store import read_split
 from iapo.jobs.estimate import read_config
 from iapo.rewards.outcome import outcome_reward
 from iapo.rewards.tool_use import wrong_call_penalty
-from iapo.types import TEST_SETS, Example
+from iapo.types import Example
 
 _BASE = Path("config/mini.yaml")
 """What every profile is laid over, as the workflow does it."""
@@ -101,7 +101,7 @@ def try_reward(name: str, config: Config, results: Path, prompts_per_set: int) -
     teacher = _teacher(method, resolved, results)
     starts = {start: _start_files(results, start) for start in config.habits_used}
     _check_built([*teacher.values(), *(path for paths in starts.values() for path in paths)])
-    examples = read_split(results / "data", "train", TEST_SETS)
+    examples = read_split(results / "data", "train", resolved.train.sets)
     gains = oracle_shares(results, method.name)
     rows = []
     for start, (weights, rates) in starts.items():

@@ -1,7 +1,8 @@
 """The answer of the study's sparse half in plain words, which follow from the contrasts by rules.
 
-Three questions: does the oracle win at every sparsity; does scaling per group harm where the outcome is sparse; is any
-setting of the studied method better than the same with its matched control?
+Four questions: does the oracle win at every sparsity; does the studied method, over all scalings; does scaling per
+group harm where the outcome is sparse; is any setting of the studied method better than the same with its matched
+control?
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import pandas as pd
 
 from benchmarks.mechanism.sparsity import SparseStudy
-from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE
+from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE, PRIMARY
 from benchmarks.stats.verdicts import verdict
 from iapo.config.variants import Cell
 
@@ -23,6 +24,7 @@ def answer(study: SparseStudy, contrasts: pd.DataFrame) -> list[str]:
     """
     parts = [
         oracle_sentence(study, contrasts),
+        primary_sentence(contrasts),
         harm_sentence(study, contrasts),
         control_sentence(study, contrasts),
         constant_sentence(contrasts),
@@ -35,25 +37,24 @@ def oracle_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
     rows = contrasts[contrasts["role"] == ORACLE]
     if rows.empty:
         return "No oracle was trained, so nothing says whether this world could show a gain."
-    better = {
-        start: list(rows.loc[(rows["start"] == start) & (rows["verdict"] == "better"), "setting"])
-        for start in study.starts
-    }
-    tried = {start: list(rows.loc[rows["start"] == start, "setting"]) for start in study.starts}
-    if all(better[start] == tried[start] for start in study.starts):
-        return "The oracle, which knows the right call, is better than the outcome alone at every start and scaling."
-    missed = [
-        f"`{start}` ({', '.join(each for each in tried[start] if each not in better[start])})"
-        for start in study.starts
-        if better[start] != tried[start]
-    ]
-    blind = [start for start in study.starts if not better[start]]
-    none = f" This world cannot tell at {', '.join(blind)}, under any scaling." if blind else ""
+    missed = list(rows.loc[rows["verdict"] != "better", "start"])
+    found = "; ".join(f"`{row['start']}` {_points(row)}" for _, row in rows.iterrows())
+    if not missed:
+        return f"The oracle, which knows the right call, is better than the outcome alone at every start: {found}."
     return (
-        f"The oracle, which knows the right call, is better than the outcome alone in "
-        f"{sum(map(len, better.values()))} of {len(rows)} cases; it is not found better at {', '.join(missed)}, where "
-        f"finding nothing therefore says little of the other rewards.{none}"
+        f"The oracle, which knows the right call, is not found better than the outcome alone at "
+        f"{', '.join(f'`{start}`' for start in missed)}, where this world therefore cannot tell: {found}."
     )
+
+
+def primary_sentence(contrasts: pd.DataFrame) -> str:
+    """Say what the declared comparisons found at each start, averaged over the scalings."""
+    rows = contrasts[contrasts["role"] == PRIMARY]
+    parts = []
+    for (method, against), found in rows.groupby(["method", "against"], sort=False):
+        said = "; ".join(f"`{row['start']}` {_points(row)}, {row['verdict']}" for _, row in found.iterrows())
+        parts.append(f"`{method}` against `{against}`, averaged over the scalings: {said}.")
+    return " ".join(parts)
 
 
 def harm_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:

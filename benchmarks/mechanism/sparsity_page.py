@@ -56,10 +56,11 @@ def page(
             f"in which it alone differs; all three in percent, over the first {EARLY_STEPS} steps. Steps: the first at "
             f"which each run had {statistics.target_accuracy:.0%} dev accuracy (- if none). Area: mean dev accuracy "
             "over the run. Accuracy: of test questions, mean and each run. Difference: points to the outcome alone "
-            f"with the advantage scaled alike, {statistics.level:.0%} interval over asked labels and runs; the "
-            f"oracle's, and {study.subject}'s under scaling per group at the sparsest start, were declared beforehand; "
-            "the other verdicts are corrected for their number (Holm). Share of the oracle's gain: in percent, with "
-            "Fieller's interval; only where the oracle is found better.",
+            f"with the advantage scaled alike, {statistics.level:.0%} interval over asked labels and runs. Declared "
+            "beforehand: the comparisons averaged over the scalings, to which every run counts, and "
+            f"{study.subject}'s under scaling per group at the sparsest start; the other verdicts are corrected for "
+            "their number (Holm). Share of the oracle's gain: in percent, with Fieller's interval; only where the "
+            "oracle is found better.",
             "",
         ]
     )

@@ -15,11 +15,18 @@ from benchmarks.stats.verdicts import verdict
 from benchmarks.tables.training import area_under, steps_to
 from iapo.config.variants import Cell
 
-ORACLE, HARM, OUTCOME, CONTROL = "oracle", "harm", "outcome", "control"
-"""What a contrast is for: does the oracle win; does scaling per group harm at the sparsest start (both declared
-beforehand); any other cell against the outcome alone; a method against its matched control."""
+ORACLE, PRIMARY, HARM, OUTCOME, CONTROL = "oracle", "primary", "harm", "outcome", "control"
+"""What a contrast is for. Declared beforehand: does the oracle win at a start, and do the declared comparisons, each
+averaged over the scalings; does scaling per group harm at the sparsest start. Besides: any other cell against the
+outcome alone; a method against its matched control."""
+
+AVERAGED = "averaged"
+"""In place of a setting: the mean over the scalings."""
 
 Row = dict[str, object]
+
+_COLUMNS = ["name", "baseline", "method", "against", "setting", "start", "role", "delta", "low", "high", "p", "found"]
+"""Of a comparison, before it has a verdict."""
 
 
 def read_rates(paths: Sequence[Path]) -> pd.DataFrame:
@@ -53,24 +60,20 @@ def _start_row(study: SparseStudy, start: str) -> Row:
 
 
 def contrasts_table(study: SparseStudy) -> pd.DataFrame:
-    """Compare every cell with the outcome alone, and each method with its matched control.
+    """Compare every cell with the outcome alone, each method with its matched control, and both over all scalings.
 
     Returns:
-        One row per comparison: ``name``, ``baseline``, ``method``, ``setting``, ``start``, ``role`` (:data:`ORACLE`
-        and the others), ``delta`` in [-1, 1] with its interval, ``p``, ``p_adjusted`` (by Holm within the roles that
-        were not declared beforehand) and ``verdict``.
+        One row per comparison: ``name`` and ``baseline``, their methods ``method`` and ``against``, ``setting`` (or
+        :data:`AVERAGED`), ``start``, ``role`` (:data:`ORACLE` and the others), ``delta`` in [-1, 1] with its interval,
+        ``p``, ``p_adjusted`` (by Holm within the roles that were not declared beforehand) and ``verdict``.
     """
-    pairs = [(cell, base) for cell in study.cells for base in _baselines(study, cell)]
-    rows = []
-    for cell, base in pairs:
-        found = study.contrast({cell.name: 1.0, base.name: -1.0})
-        rows.append(
-            {"name": cell.name, "baseline": base.name, "method": cell.method, "setting": cell.setting}
-            | {"start": cell.start, "role": _role(study, cell, base), "delta": found.delta}
-            | {"low": found.low, "high": found.high, "p": found.p, "found": found}
-        )
-    columns = ["name", "baseline", "method", "setting", "start", "role", "delta", "low", "high", "p", "found"]
-    table = pd.DataFrame(rows, columns=columns)
+    rows = [_averaged(study, start, *pair) for start in study.starts for pair in _declared(study)]
+    rows += [
+        _row(study, [(cell, base)], cell, base, _role(study, cell, base))
+        for cell in study.cells
+        for base in _baselines(study, cell)
+    ]
+    table = pd.DataFrame(filter(None, rows), columns=_COLUMNS)
     table["p_adjusted"] = table["p"]
     for role in (OUTCOME, CONTROL):
         family = table["role"] == role
@@ -83,6 +86,42 @@ def contrasts_table(study: SparseStudy) -> pd.DataFrame:
     return table.drop(columns="found")
 
 
+def _declared(study: SparseStudy) -> list[tuple[str, str, str]]:
+    """Method, what it is compared with and the comparison's role."""
+    statistics = study.config.statistics
+    primary = [(method, against, PRIMARY) for method, against in statistics.primary]
+    return [(statistics.oracle, statistics.reference_method, ORACLE), *primary]
+
+
+def _averaged(study: SparseStudy, start: str, method: str, against: str, role: str) -> Row | None:
+    """Compare two methods at a start by the mean over the scalings, under which both have runs: every run counts."""
+    sides = [(study.cell(method, name, start), study.cell(against, name, start)) for name in study.scalings]
+    pairs = [(cell, base) for cell, base in sides if cell and base]
+    if not pairs:
+        return None
+    return _row(study, pairs, Cell(method, AVERAGED, start), Cell(against, AVERAGED, start), role)
+
+
+def _row(study: SparseStudy, pairs: Sequence[tuple[Cell, Cell]], cell: Cell, base: Cell, role: str) -> Row:
+    """One comparison: the mean of the pairs' differences, under the names of what they stand for."""
+    each = 1 / len(pairs)
+    found = study.contrast({one.name: each for one, _ in pairs} | {other.name: -each for _, other in pairs})
+    return {
+        "name": cell.name,
+        "baseline": base.name,
+        "method": cell.method,
+        "against": base.method,
+        "setting": cell.setting,
+        "start": cell.start,
+        "role": role,
+        "delta": found.delta,
+        "low": found.low,
+        "high": found.high,
+        "p": found.p,
+        "found": found,
+    }
+
+
 def _baselines(study: SparseStudy, cell: Cell) -> list[Cell]:
     """What a cell is compared with."""
     control = study.controls.get(cell.method)
@@ -93,10 +132,7 @@ def _baselines(study: SparseStudy, cell: Cell) -> list[Cell]:
 def _role(study: SparseStudy, cell: Cell, base: Cell) -> str:
     if base.method != study.config.statistics.reference_method:
         return CONTROL
-    is_scaling = cell.setting in study.scalings
-    if cell.method == study.config.statistics.oracle and is_scaling:
-        return ORACLE
-    by_group = is_scaling and study.scaling(cell.setting) == "group"
+    by_group = cell.setting in study.scalings and study.scaling(cell.setting) == "group"
     return HARM if cell.method == study.subject and by_group and cell.start == study.starts[0] else OUTCOME
 
 
@@ -113,7 +149,7 @@ def cells_table(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFrame:
         that did not get there); ``dev_area``; ``accuracy`` and its runs' values; ``delta`` to ``delta_high`` and
         ``verdict`` against the outcome alone; ``oracle_share`` with its interval, or nan and ``oracle_share_reason``.
     """
-    against_outcome = contrasts[contrasts["role"] != CONTROL].set_index("name")
+    against_outcome = contrasts[contrasts["role"].isin([OUTCOME, HARM])].set_index("name")
     return pd.DataFrame([_cell_row(study, cell, against_outcome) for cell in study.cells])
 
 

@@ -9,7 +9,7 @@ from benchmarks.stats.paired import (
     macro_paired_difference,
     paired_difference,
 )
-from benchmarks.stats.proportions import McNemar, mcnemar, wilson
+from benchmarks.stats.proportions import McNemar, mcnemar
 from benchmarks.stats.verdicts import CANNOT_TELL, verdict
 
 __all__ = [
@@ -25,5 +25,4 @@ __all__ = [
     "mcnemar",
     "paired_difference",
     "verdict",
-    "wilson",
 ]

@@ -1,12 +1,11 @@
-"""Intervals and tests of proportions over items."""
+"""McNemar's test over items."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest, norm
+from scipy.stats import binomtest
 
 from benchmarks.stats.components import paired_scores
 
@@ -18,29 +17,6 @@ class McNemar:
     only_a: int
     only_b: int
     p: float
-
-
-def wilson(k: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return Wilson's score interval for a proportion.
-
-    Args:
-        k: number of successes; may be fractional, such as a mean over seeds.
-        n: number of trials.
-        level: confidence level.
-
-    Raises:
-        ValueError: unless 0 ≤ k ≤ n and n > 0.
-    """
-    if n <= 0 or not 0 <= k <= n:
-        raise ValueError(f"found k={k}, n={n}; expected 0 <= k <= n and n > 0")
-    z = float(norm.ppf((1 + level) / 2))
-    p = k / n
-    scale = 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / scale
-    half = z / scale * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low = 0.0 if k == 0 else max(0.0, centre - half)
-    high = 1.0 if k == n else min(1.0, centre + half)
-    return low, high
 
 
 def mcnemar(a: ArrayLike, b: ArrayLike) -> McNemar:

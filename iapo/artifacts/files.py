@@ -47,6 +47,19 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(tmp, ignore_errors=True)
 
 
+def between_marks(text: str, begin: str, end: str, content: str) -> str:
+    """Return a page with new content between two marks, which stay.
+
+    Raises:
+        ValueError: if the page does not have each mark once, in this order.
+    """
+    before, opened, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (opened and closed) or begin in rest or end in after:
+        raise ValueError(f"found no page with {begin!r} and then {end!r}, each once")
+    return f"{before}{begin}\n{content}\n\n{end}{after}"
+
+
 def write_json(path: Path, facts: Any) -> None:
     """Write JSON, whole or not at all; a number that is not one becomes null."""
     with atomic_write(path) as tmp:

@@ -19,9 +19,13 @@ def conflicts(config: Config) -> list[str]:
     for key, names in (("methods", config.methods), ("seeds", config.seeds)):
         if not names or len(set(names)) < len(names):
             problems.append(f"{key}: found {list(names)}; name at least one, each once")
-    unknown = sorted(set(config.test_sets) - set(TEST_SETS))
-    if unknown or not config.test_sets:
-        problems.append(f"test_sets: found {unknown}; choose from {', '.join(TEST_SETS)}")
+    for key, sets in (
+        ("test_sets", config.test_sets),
+        ("train.sets", config.train.sets),
+        ("teacher.train.sets", config.teacher.train.sets),
+    ):
+        if not sets or set(sets) - set(TEST_SETS):
+            problems.append(f"{key}: found {list(sets)}; choose one or more of {', '.join(TEST_SETS)}")
     for key, model in (
         ("student.model.hidden_size", config.student.model),
         ("teacher.model.hidden_size", config.teacher.model),

@@ -11,6 +11,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from iapo.config.sources import RERUNS_NOTHING, SETTINGS, Count, Positive, Rate
+from iapo.types import TEST_SETS
 
 Baseline = Literal["pad_image_mean", "pad", "mean_embedding", "zero", "flat_image"]
 """Start of the path: pad embedding for text with the image's mean token; pad everywhere; the vocabulary's
@@ -42,6 +43,8 @@ class TrainConfig:
     """Linear warm-up, steps."""
     groups_per_step: Count = 8
     """Prompts a step."""
+    sets: tuple[str, ...] = TEST_SETS
+    """Sets whose questions are rolled out, and asked for dev accuracy."""
     prompts_per_set: Count = 40
     """Training questions per set that are rolled out, the first of the train split."""
     group_size: Annotated[int, Field(ge=2)] = 8

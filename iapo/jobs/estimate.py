@@ -327,8 +327,8 @@ def questions(config: Config) -> tuple[list[float], list[float], list[float]]:
     tested, held = (refocus.table_test_rate, refocus.dev_rate) if refocus else (0.0, 0.0)
     sides = _CHARTS | {name: (count * (1 - tested), count * tested) for name, count in _TABLES.items()}
     return (
-        [count * (1 - held) for count, _ in sides.values()],
-        [count * held for count, _ in sides.values()],
+        [count * (1 - held) for name, (count, _) in sides.items() if name in config.train.sets],
+        [count * held for name, (count, _) in sides.items() if name in config.train.sets],
         [count for name, (_, count) in sides.items() if name in config.test_sets],
     )
 

@@ -12,6 +12,7 @@ from iapo.config.declared import declare
 from iapo.config.method_registry import resolve
 from iapo.config.published_weights import changed_weights
 from iapo.config.schema import AlignmentConfig, Config, RewardsConfig, TrainConfig, Variant, load_config
+from iapo.jobs.estimate import merge_configs
 from iapo.rewards.stages import counted_from
 
 ROOT = Path(__file__).parents[2]
@@ -58,8 +59,10 @@ def test_a_variant_may_take_more_steps_of_the_same() -> None:
     assert resolve("vtool_r1", config, METHODS)[1].train == config.train
 
 
-def test_mini_has_rows_of_equal_compute_and_of_the_answer_turn_alone() -> None:
-    config = load_config(yaml.safe_load((ROOT / "config/mini.yaml").read_text()))
+def test_every_method_s_preset_has_rows_of_equal_compute_and_of_the_answer_turn_alone() -> None:
+    files = ("config/mini.yaml", "config/presets/every_method.yaml")
+    config = load_config(merge_configs([yaml.safe_load((ROOT / name).read_text()) for name in files]))
+    assert {"vtool_r1_equal_compute", "vtool_r1_answer"} <= set(config.methods)
     plain = resolve("vtool_r1", config, METHODS)[1].train
     equal = resolve("vtool_r1_equal_compute", config, METHODS)[1].train
     assert 1.27 * plain.steps - 0.5 <= equal.steps <= 1.29 * plain.steps + 0.5

@@ -17,10 +17,19 @@ from benchmarks.mechanism.sparsity_answer import (
     control_sentence,
     harm_sentence,
     oracle_sentence,
+    primary_sentence,
 )
 from benchmarks.mechanism.sparsity_page import page
 from benchmarks.mechanism.sparsity_plots import draw
-from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE, cells_table, contrasts_table, starts_table
+from benchmarks.mechanism.sparsity_tables import (
+    CONTROL,
+    HARM,
+    ORACLE,
+    PRIMARY,
+    cells_table,
+    contrasts_table,
+    starts_table,
+)
 from benchmarks.mechanism.study import main, whole_page
 from iapo.artifacts.code_digest import ROOT
 from iapo.config.schema import Config, load_config
@@ -129,12 +138,20 @@ def test_each_cell_is_compared_with_the_outcome_alone_scaled_alike(contrasts: pd
     assert ("iapo_varied_rare", "iapo_shuffled_varied_rare") in pairs
     assert not any(name.startswith("vtool_r1") for name, _ in pairs)
     roles = contrasts["role"].value_counts()
-    # 2 starts × 2 scalings; one declared; each of iapo's 4 + 2 cells.
-    assert (roles[ORACLE], roles[HARM], roles[CONTROL]) == (4, 1, 6)
+    # 2 starts, averaged over the scalings; one declared; each of iapo's 4 + 2 cells.
+    assert (roles[ORACLE], roles[PRIMARY], roles[HARM], roles[CONTROL]) == (2, 4, 1, 6)
+
+
+def test_declared_comparisons_average_the_scalings(harmed: SparseStudy, contrasts: pd.DataFrame) -> None:
+    declared = contrasts[contrasts["role"].isin([ORACLE, PRIMARY])].set_index(["method", "against", "start"])
+    for (method, against, start), row in declared.iterrows():
+        cells = [[f"{name}_{scaling}_{start}" for scaling in ("group", "batch")] for name in (method, against)]
+        ours, theirs = (np.mean([np.mean(harmed.accuracy_by_seed(name)) for name in names]) for names in cells)
+        assert row["delta"] == pytest.approx(ours - theirs, abs=1e-9) and row["setting"] == "averaged"
 
 
 def test_only_what_was_not_declared_is_corrected(contrasts: pd.DataFrame) -> None:
-    declared = contrasts["role"].isin([ORACLE, HARM])
+    declared = contrasts["role"].isin([ORACLE, PRIMARY, HARM])
     assert (contrasts["p_adjusted"] == contrasts["p"])[declared].all()
     assert (contrasts["p_adjusted"] > contrasts["p"])[~declared & (contrasts["p"] < 0.05)].all()
 
@@ -163,11 +180,19 @@ def test_no_loss_is_no_harm(config: Config) -> None:
 def test_the_oracle_s_sentence_names_where_it_fails(
     config: Config, harmed: SparseStudy, contrasts: pd.DataFrame
 ) -> None:
-    assert "at every start and scaling" in oracle_sentence(harmed, contrasts)
+    assert "at every start: `rare` +" in oracle_sentence(harmed, contrasts)
     gains = {f"planted_penalty_{setting}_rare": -0.2 for setting in ("group", "batch")}
     blind = study(config, levels(config, planted_penalty=0.2, **gains))
     said = oracle_sentence(blind, contrasts_table(blind))
-    assert "in 2 of 4 cases" in said and "This world cannot tell at rare" in said
+    assert "not found better than the outcome alone at `rare`, where this world therefore cannot tell" in said
+
+
+def test_declared_comparisons_are_told_start_by_start(contrasts: pd.DataFrame) -> None:
+    said = primary_sentence(contrasts)
+    first, second = said.split(". ")
+    assert first.startswith("`iapo` against `vtool_r1`, averaged over the scalings: `rare` −8")
+    assert "worse; `some`" in first and second.startswith("`iapo` against `iapo_shuffled`")
+    assert "worse" not in second
 
 
 def test_a_form_that_beats_its_control_is_named_with_its_share_of_the_oracle(config: Config) -> None:
@@ -216,7 +241,7 @@ def test_the_page_begins_with_the_answer_and_shows_every_cell(
 ) -> None:
     table, answers = cells_table(harmed, contrasts), answer(harmed, contrasts)
     text = page(harmed, answers, starts_table(harmed), table, contrasts)
-    assert text.split("\n\n")[1] == " ".join(answers) and len(answers) == 4
+    assert text.split("\n\n")[1] == " ".join(answers) and len(answers) == 5
     assert text.count("\n| ") >= len(table) + 6 and "nan" not in text
     draw(harmed, tmp_path / "page.png")
     width, height = Image.open(tmp_path / "page.png").size

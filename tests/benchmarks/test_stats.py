@@ -8,16 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from benchmarks.stats import fixed_sequence, holm, macro_average, mcnemar, paired_difference, verdict, wilson
-
-
-def test_wilson_known_values() -> None:
-    # Newcombe (1998), table I: 81/263 and 15/148.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=1e-4)
-    assert wilson(0, 20)[0] == 0 and wilson(20, 20)[1] == 1
-    with pytest.raises(ValueError, match="n > 0"):
-        wilson(0, 0)
+from benchmarks.stats import fixed_sequence, holm, macro_average, mcnemar, paired_difference, verdict
 
 
 def test_equal_methods_are_rarely_called_different() -> None:

@@ -51,6 +51,7 @@ rule sample_student:
             "device",
             "teacher.student_calls",
             "train.prompts_per_set",
+            "train.sets",
             "train.temperature",
             "evaluation.turn_tokens",
             "student.cold_start.seed",
@@ -68,6 +69,7 @@ CACHING_SETTINGS = [
     "teacher.train_seed",
     "teacher.train.temperature",
     "train.prompts_per_set",
+    "train.sets",
     "evaluation.turn_tokens",
 ]
 

@@ -20,13 +20,12 @@ with job(snakemake) as run:
     from iapo.teacher.fingerprint import fingerprint, hash_processor, hash_weights
     from iapo.teacher.rows import CacheError, read_manifest
     from iapo.teacher.writer import CacheWriter
-    from iapo.types import TEST_SETS
 
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     cache = Path(snakemake.params.cache_dir)
     model, processor = load_model(weights.parent, device=config.device)
-    examples = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.train.prompts_per_set)
+    examples = training_prompts(read_split(manifest.parent, "train", config.train.sets), config.train.prompts_per_set)
     address = fingerprint(
         hash_weights(weights.parent), hash_processor(weights.parent), config.teacher_attribution, snakemake.params.code
     )

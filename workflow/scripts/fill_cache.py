@@ -16,13 +16,12 @@ with job(snakemake) as run:
     from iapo.rollout.call_sampling import read_misses
     from iapo.teacher.build_cache import fill_copy
     from iapo.teacher.cache import cache_stats
-    from iapo.types import TEST_SETS
 
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     queue = read_misses(Path(path).parent.parent / "work" for path in snakemake.input.weights)
     teacher = load_model(weights.parent, device=config.device)
-    examples = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.train.prompts_per_set)
+    examples = training_prompts(read_split(manifest.parent, "train", config.train.sets), config.train.prompts_per_set)
     cache, filled = directory_beside(Path(snakemake.input.stats)), directory_beside(Path(snakemake.output.stats))
     with exclusive(filled.with_name(f".{filled.name}")):
         added = fill_copy(cache, filled, teacher, examples, queue, config)

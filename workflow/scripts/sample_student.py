@@ -14,23 +14,23 @@ with job(snakemake) as run:
     from iapo.data.store import read_split
     from iapo.models.loading import load_model
     from iapo.rollout.call_sampling import sample_calls, write_calls
-    from iapo.types import TEST_SETS
 
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
     model, processor = load_model(weights.parent, device=run.config.device)
-    examples = training_prompts(read_split(manifest.parent, "train", TEST_SETS), run.config.train.prompts_per_set)
+    settings = run.config.train
+    examples = training_prompts(read_split(manifest.parent, "train", settings.sets), settings.prompts_per_set)
     calls = sample_calls(
         model,
         processor,
         examples,
         rollouts=run.config.teacher.student_calls,
-        temperature=run.config.train.temperature,
+        temperature=settings.temperature,
         turn_tokens=run.config.evaluation.turn_tokens,
         seed=run.config.student.cold_start.seed,
     )
     write_calls(Path(snakemake.output.calls), calls)
     rates = call_rates(calls, prompts=len(examples), rollouts=run.config.teacher.student_calls)
-    figures = {**rates, "temperature": run.config.train.temperature}
+    figures = {**rates, "temperature": settings.temperature}
     stage, start = snakemake.wildcards.stage, int(snakemake.wildcards.start)
     write_json(Path(snakemake.output.rates), {"stage": stage, "start": start, **figures})
     run.log.info(str(figures))

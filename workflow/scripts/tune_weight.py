@@ -15,7 +15,6 @@ with job(snakemake) as run:
     from iapo.data.store import read_split
     from iapo.models.loading import load_model
     from iapo.training.weight_search import best, dev_figures, run_trials
-    from iapo.types import TEST_SETS
 
     name, params = snakemake.wildcards.method, snakemake.params
     tuning, evaluation = run.config.tuning, run.config.evaluation
@@ -23,7 +22,7 @@ with job(snakemake) as run:
     optional = {name: snakemake.input.get(name) for name in ("cache", "teacher")}
     cache, teacher = (Path(paths[0]) if paths else None for paths in optional.values())
     training_settings = {key: params.settings[key] for key in params.training}
-    dev = read_split(manifest.parent, "dev", TEST_SETS)
+    dev = read_split(manifest.parent, "dev", run.config.train.sets)
 
     def trial(weight: float) -> tuple[float, float, int]:
         folder = Path(params.run_dir) / f"weight_{weight:g}"

@@ -1,0 +1,66 @@
+"""How small a difference a longer run could find: points against minutes, from a finished run's own spread and cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+from scipy.stats import t as student
+
+_ONCE = ("teachers", "teacher cache")
+"""Rows of the cost table that more cold starts of the student do not add to."""
+
+
+def power_curve(
+    contrasts: pd.DataFrame,
+    cost: pd.DataFrame,
+    runs: Sequence[int],
+    *,
+    cores: int = 2,
+    level: float = 0.95,
+    power: float = 0.8,
+) -> pd.DataFrame:
+    """Return what each number of cold starts, one run each, would cost and could find.
+
+    Args:
+        contrasts: of :func:`benchmarks.tables.contrasts.contrast_table`.
+        cost: of :func:`benchmarks.tables.training.cost_table`, of the same run.
+        runs: numbers of cold starts, at least 2.
+        cores: jobs that run at once.
+        level: confidence level of the test.
+        power: chance of finding a difference of the stated size.
+
+    Returns:
+        One row per number: ``runs``, ``minutes``, and one column per comparison, ``<method> − <baseline>``: the
+        smallest difference that is found with this chance, in [0, 1]; nan for one with fewer than two runs.
+    """
+    spreads = {}
+    for row in contrasts.to_dict("records"):
+        each = [float(value) for value in str(row["by_seed"]).split()]
+        spreads[f"{row['method']} − {row['baseline']}"] = float(np.std(each, ddof=1)) if len(each) > 1 else math.nan
+    return pd.DataFrame(
+        [
+            {"runs": n, "minutes": 60 * _hours(cost, n) / cores}
+            | {name: _detectable(spread, n, level, power) for name, spread in spreads.items()}
+            for n in runs
+        ]
+    )
+
+
+def _detectable(spread: float, runs: int, level: float, power: float) -> float:
+    critical = float(student.ppf((1 + level) / 2, runs - 1)) + float(norm.ppf(power))
+    return critical * spread / math.sqrt(runs)
+
+
+def _hours(cost: pd.DataFrame, runs: int) -> float:
+    """Hours of all jobs with this many cold starts of the student; the teachers stay."""
+    hours = dict(zip(cost["what"], cost["hours"].astype(float), strict=True))
+    counts = dict(zip(cost["what"], cost["runs"].astype(int), strict=True))
+    teachers = counts["teachers"]
+    now = counts["cold starts"] - teachers
+    started = hours.pop("cold starts")
+    shared = sum(hours.pop(name) for name in _ONCE)
+    return shared + sum(hours.values()) * runs / now + started * (runs + teachers) / (now + teachers)

@@ -1,0 +1,82 @@
+"""README's results are those that are checked in, and no page points at nothing."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import ttest_1samp
+
+from benchmarks.power_curve import power_curve
+from benchmarks.readme import BEGIN, END, README, REFERENCE, RESULTS, main, take, with_power, with_results
+from iapo.artifacts.code_digest import ROOT
+from iapo.artifacts.files import between_marks
+
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "config/README.md", ROOT / "results/README.md"]
+
+
+def test_both_pages_have_the_results_that_are_checked_in() -> None:
+    main_table, contrasts, cost = (pd.read_csv(REFERENCE / f"{name}.csv") for name in ("main", "contrasts", "cost"))
+    assert with_results(README.read_text(), main_table, contrasts) == README.read_text()
+    assert with_power(RESULTS.read_text(), contrasts, cost) == RESULTS.read_text()
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 90
+
+
+def test_the_block_says_each_declared_comparison_with_its_runs() -> None:
+    cells = {"n_seeds": 2, "ci_low": 0.6, "ci_high": 0.8, "by_seed": "0.6500 0.7500"}
+    rows = [
+        {"method": method, "test_set": name, "accuracy": 0.7, **cells}
+        for method in ("untrained", "teacher", "iapo")
+        for name in ("h_bar", "average")
+    ]
+    found = {"method": "iapo", "baseline": "vtool_r1", "delta": -0.021, "low": -0.05, "high": 0.008, "detectable": 0.04}
+    contrasts = pd.DataFrame([found | {"verdict": "inconclusive (±2.9 points)", "by_seed": "-0.0100 -0.0320"}])
+    block = with_results(f"before {BEGIN} old {END} after", pd.DataFrame(rows), contrasts)
+    assert block.startswith(f"before {BEGIN}\n|") and block.endswith(f"{END} after") and "old" not in block
+    assert "| iapo " in block and "70.0 [60.0, 80.0] | 65 75" in block and "teacher" not in block
+    assert "`iapo` against `vtool_r1`: **inconclusive (±2.9 points)**, -2.1 [-5.0, +0.8] points" in block
+    assert "each run: -1.0 -3.2; could have found 4.0" in block
+
+
+def test_more_runs_cost_in_proportion_and_find_what_a_simulation_finds() -> None:
+    rng = np.random.default_rng(0)
+    spread = 0.05
+    runs = rng.standard_normal(6)
+    by_seed = " ".join(f"{spread * value / runs.std(ddof=1):.6f}" for value in runs)
+    contrasts = pd.DataFrame([{"method": "a", "baseline": "b", "by_seed": by_seed}])
+    hours = {"a": 0.3, "b": 0.3, "cold starts": 0.4, "teachers": 0.1, "teacher cache": 0.2, "evaluation": 0.3}
+    counts = {"cold starts": 8, "teachers": 2}
+    cost = pd.DataFrame([{"what": what, "hours": h, "runs": counts.get(what, 6)} for what, h in hours.items()])
+    curve = power_curve(contrasts, cost, [6, 12]).set_index("runs")
+    # Now all hours over two cores; then twice the runs and the students' six cold starts, and the teachers as they are.
+    assert curve.loc[6, "minutes"] == pytest.approx(60 * 1.6 / 2)
+    assert curve.loc[12, "minutes"] == pytest.approx(60 * (2 * 0.9 + 0.4 * 14 / 8 + 0.3) / 2)
+    for n in (6, 12):
+        samples = curve.loc[n, "a − b"] + spread * rng.standard_normal((20_000, n))
+        found = (ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean()
+        assert found == pytest.approx(0.8, abs=0.03)
+
+
+def test_a_run_without_tables_is_said_and_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = README.read_text()
+    assert main([str(tmp_path)]) == 1 and "`make table` writes them" in capsys.readouterr().err
+    assert README.read_text() == before
+    with pytest.raises(FileNotFoundError, match=r"main\.csv"):
+        take(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "end begin", "begin begin end", "begin end end"])
+def test_marks_must_be_there_once(text: str) -> None:
+    with pytest.raises(ValueError, match="each once"):
+        between_marks(text, "begin", "end", "x")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_no_page_points_at_a_file_that_is_not_there(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    local = [target for target in targets if not target.startswith("http")]
+    assert [target for target in local if not (page.parent / target).exists()] == []

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import norm
-from scipy.stats import t as student
+
+from benchmarks.stats.paired import smallest_detectable, unbiased
 
 _ONCE = ("teachers", "teacher cache")
 """Rows of the cost table that more cold starts of the student do not add to."""
@@ -40,19 +40,19 @@ def power_curve(
     spreads = {}
     for row in contrasts.to_dict("records"):
         each = [float(value) for value in str(row["by_seed"]).split()]
-        spreads[f"{row['method']} − {row['baseline']}"] = float(np.std(each, ddof=1)) if len(each) > 1 else math.nan
+        known = len(each) > 1
+        spread = unbiased(float(np.std(each, ddof=1)), len(each) - 1) if known else math.nan
+        spreads[f"{row['method']} − {row['baseline']}"] = spread
     return pd.DataFrame(
         [
             {"runs": n, "minutes": 60 * _hours(cost, n) / cores}
-            | {name: _detectable(spread, n, level, power) for name, spread in spreads.items()}
+            | {
+                name: smallest_detectable(spread / math.sqrt(n), n - 1, power, level)
+                for name, spread in spreads.items()
+            }
             for n in runs
         ]
     )
-
-
-def _detectable(spread: float, runs: int, level: float, power: float) -> float:
-    critical = float(student.ppf((1 + level) / 2, runs - 1)) + float(norm.ppf(power))
-    return critical * spread / math.sqrt(runs)
 
 
 def _hours(cost: pd.DataFrame, runs: int) -> float:

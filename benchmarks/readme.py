@@ -16,7 +16,7 @@ import pandas as pd
 
 from benchmarks.power_curve import power_curve
 from benchmarks.tables.main import AVERAGE
-from benchmarks.tables.render import NOTHING, interval, number, percent, points
+from benchmarks.tables.render import each_run, interval, number, percent, points
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import atomic_write, between_marks
 
@@ -88,7 +88,7 @@ def _table(main: pd.DataFrame) -> str:
             "method": row["method"],
             **{name: percent(by_cell[row["method"], name], 0) for name in sets},
             "average, 95 %": interval(row["accuracy"], row["ci_low"], row["ci_high"]),
-            "each run": " ".join(percent(float(value), 0) for value in str(row["by_seed"]).split()),
+            "each run": each_run(row["by_seed"], lambda run: percent(run, 0)),
         }
         for row in averages.to_dict("records")
     ]
@@ -99,7 +99,7 @@ def _found(contrasts: pd.DataFrame) -> str:
     """The comparisons that were declared beforehand, in their order."""
     lines = []
     for row in contrasts.to_dict("records"):
-        runs = " ".join(points(float(value)) for value in str(row["by_seed"]).split()) or NOTHING
+        runs = each_run(row["by_seed"], points)
         found = interval(row["delta"], row["low"], row["high"], signed=True)
         lines.append(
             f"- `{row['method']}` against `{row['baseline']}`: **{row['verdict']}**, {found} points (each run: {runs}; "

@@ -83,10 +83,7 @@ class PairedDifference:
         Raises:
             ValueError: for a power outside [0.5, 1).
         """
-        if not 0.5 <= power < 1:
-            raise ValueError(f"found power {power}; expected at least 0.5 and below 1")
-        critical = float(student.ppf((1 + level) / 2, self.freedom))
-        return (critical + float(norm.ppf(power))) * self._unbiased_error
+        return smallest_detectable(self._unbiased_error, self.freedom, power, level)
 
     def is_equivalent(self, margin: float, level: float = 0.95) -> bool:
         """Whether the true difference lies within ±margin, by two one-sided tests (Schuirmann 1987).
@@ -99,7 +96,35 @@ class PairedDifference:
 
     @property
     def _unbiased_error(self) -> float:
-        return self.standard_error / (1 - 1 / (4 * self.freedom))
+        return unbiased(self.standard_error, self.freedom)
+
+
+def unbiased(error: float, freedom: float) -> float:
+    """Return the root of an unbiased variance without its bias, which is low by 1 − 1/4f.
+
+    Args:
+        error: standard error or deviation, the root of a variance's unbiased estimate.
+        freedom: degrees of freedom of that estimate.
+    """
+    return error / (1 - 1 / (4 * freedom))
+
+
+def smallest_detectable(error: float, freedom: float, power: float, level: float) -> float:
+    """Return the smallest true difference that a t test with this standard error detects with the given power.
+
+    Args:
+        error: standard error of the difference, without bias.
+        freedom: degrees of freedom of the test.
+        power: probability of detection, in [0.5, 1).
+        level: confidence level of the test.
+
+    Raises:
+        ValueError: for a power outside [0.5, 1).
+    """
+    if not 0.5 <= power < 1:
+        raise ValueError(f"found power {power}; expected at least 0.5 and below 1")
+    critical = float(student.ppf((1 + level) / 2, freedom))
+    return (critical + float(norm.ppf(power))) * error
 
 
 @dataclass(frozen=True)

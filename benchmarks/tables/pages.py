@@ -20,7 +20,7 @@ from benchmarks.tables.main import (
     main_table,
     published_on_splits,
 )
-from benchmarks.tables.render import NOTHING, Table, interval, number, percent, points
+from benchmarks.tables.render import NOTHING, Table, each_run, interval, number, percent, points
 from benchmarks.tables.scorers import OFFICIAL, OURS, scorer_table
 
 
@@ -94,9 +94,9 @@ def main_page(results: Results, teacher: TeacherVerdict | None) -> Table:
 
 def _runs_cell(row: Mapping[Any, Any]) -> str:
     """Return every run's accuracy, and how many collapsed if any did."""
-    runs = " ".join(percent(float(run), 0) for run in row["by_seed"].split())
+    runs = each_run(row["by_seed"], lambda run: percent(run, 0))
     collapsed = "" if pd.isna(row["collapsed"]) or not row["collapsed"] else f" ({row['collapsed']:.0f} collapsed)"
-    return (runs + collapsed) or NOTHING
+    return runs + collapsed
 
 
 def _reported_cell(row: Mapping[Hashable, Any]) -> str:
@@ -144,7 +144,7 @@ def contrast_page(results: Results) -> Table:
             "against": frame["baseline"],
             "what for": frame["role"],
             "difference": [interval(r["delta"], r["low"], r["high"], signed=True) for r in frame.to_dict("records")],
-            "each run": [_points_by_seed(value) for value in frame["by_seed"]],
+            "each run": [each_run(value, points) for value in frame["by_seed"]],
             "p (in sequence)": [number(value, 4) for value in frame["p_sequence"]],
             "could have found": [percent(value) for value in frame["detectable"]],
             "share of the oracle's gain": [_share_cell(row) for row in frame.to_dict("records")],
@@ -162,10 +162,6 @@ def contrast_page(results: Results) -> Table:
         "Fieller's interval."
     )
     return Table("contrasts", frame, caption, shown)
-
-
-def _points_by_seed(by_seed: str) -> str:
-    return " ".join(points(float(value)) for value in by_seed.split()) or NOTHING
 
 
 def _share_cell(row: Mapping[Hashable, Any]) -> str:

@@ -5,7 +5,7 @@ The CSV has the full table with four decimals; the other formats have its readab
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -127,6 +127,11 @@ def interval(middle: object, low: object, high: object, *, signed: bool = False)
     """Format an estimate with its interval: ``67.5 [60.3, 74.7]``; a dash for a missing estimate."""
     how = points if signed else percent
     return NOTHING if _missing(middle) else f"{how(middle)} [{how(low)}, {how(high)}]"
+
+
+def each_run(by_seed: object, form: Callable[[float], str]) -> str:
+    """Format every run's value of a cell that holds them all, separated by spaces; a dash for none."""
+    return " ".join(form(float(value)) for value in str(by_seed).split()) or NOTHING
 
 
 def number(value: object, digits: int = 2) -> str:

@@ -14,6 +14,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
 from iapo.artifacts.progress import Progress
+from iapo.config.sources import Precision
 from iapo.data.store import example_from_row
 from iapo.models.loading import load_model
 from iapo.rollout.two_turn import Rollout, roll_out
@@ -31,6 +32,7 @@ class FigureAgent(lmms):
         pretrained: str,
         batch_size: int | str = 128,
         device: str | None = "cpu",
+        precision: Precision = "float32",
         turn_tokens: int = 24,
         image_help: bool = True,
         **_: object,
@@ -41,6 +43,7 @@ class FigureAgent(lmms):
             pretrained: checkpoint directory with weights and processor.
             batch_size: number of questions decoded together.
             device: device to run the model on.
+            precision: dtype of the weights.
             turn_tokens: token limit of a turn.
             image_help: whether to answer each question also with the original image returned by the tool, and
                 without tools.
@@ -52,7 +55,7 @@ class FigureAgent(lmms):
         """
         super().__init__()
         self.batch_size_per_gpu = _batch_size(batch_size)
-        self.model, self.processor = load_model(Path(pretrained), device=device or "cpu")
+        self.model, self.processor = load_model(Path(pretrained), device=device or "cpu", precision=precision)
         self.turn_tokens = int(turn_tokens)
         self.image_help = image_help
 

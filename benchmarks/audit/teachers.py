@@ -203,7 +203,7 @@ def _own_calls(
     """Replace each sampled call by the teacher's greedy call for the same prompt, where it makes one."""
     wanted = [examples[name] for name in dict.fromkeys(call.example_id for call in calls)]
     greedy = sample_calls(
-        *teacher, wanted, rollouts=1, temperature=None, turn_tokens=config.evaluation.turn_tokens, seed=0
+        *teacher, wanted, rollouts=1, sampling=None, turn_tokens=config.evaluation.turn_tokens, seed=0
     )
     text = {call.example_id: call.text for call in greedy}
     return [replace(call, text=text.get(call.example_id, call.text)) for call in calls]

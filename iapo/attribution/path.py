@@ -89,7 +89,8 @@ def embedding_path(model: QwenVL, batch: Mapping[str, Tensor], baseline: Baselin
     ids = batch["input_ids"]
     is_image = (ids == model.config.image_token_id)[..., None]
     with gathered_root(model):
-        inputs = model.get_input_embeddings()(ids).float()
+        # The gathered weight itself: the module's call would end with FSDP giving up what was gathered.
+        inputs = functional.embedding(ids, cast(Tensor, model.get_input_embeddings().weight)).float()
         start = _text_baseline(model, baseline).expand_as(inputs)
         if (grid := batch.get("image_grid_thw")) is not None:
             order = batch.get("image_rows", torch.arange(len(grid), device=grid.device))

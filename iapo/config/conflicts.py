@@ -54,6 +54,11 @@ def conflicts(config: Config) -> list[str]:
             "use same_call"
         )
     sharded = config.hardware.processes > 1 and config.hardware.strategy == "fsdp2"
+    if alignment.loss_weight and sharded:
+        problems.append(
+            "alignment.loss_weight: found it with shards (fsdp2), where processes take unequal numbers of passes; use "
+            "ddp"
+        )
     for key, run in (("train", config.train), ("teacher.train", config.teacher.train)):
         if run.average_last > run.steps:
             problems.append(
@@ -63,6 +68,16 @@ def conflicts(config: Config) -> list[str]:
             problems.append(
                 f"{key}.scale_rewards: found {run.scale_rewards} with normalize_then_sum, which scales per group and "
                 "then over the step; leave it at group"
+            )
+        if sharded and run.rollouts == "transformers":
+            problems.append(
+                f"{key}.rollouts: found transformers with shards (fsdp2), where a process that ends its turn first "
+                "leaves the others waiting; use vllm_colocate or vllm_server, or hardware.strategy ddp or zero2"
+            )
+        if run.top_p < 1 and run.rollouts != "transformers":
+            problems.append(
+                f"{key}.top_p: found {run.top_p} with vLLM, whose log-probabilities are then the nucleus's: TRL would "
+                "weigh long turns down for it; use 1.0"
             )
         if run.average_last and sharded:
             problems.append(f"{key}.average_last: found {run.average_last} with shards (fsdp2); use ddp or zero2, or 0")

@@ -24,6 +24,8 @@ Count = Annotated[int, Field(ge=1)]
 RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
+Precision = Literal["float32", "bfloat16"]
+
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -125,7 +127,7 @@ class HardwareConfig:
     """Rollouts in one backward pass of one process; null takes all of a step. Fewer need less memory."""
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Of the weights of models that only run. Trained ones are float32 with bfloat16 arithmetic on a GPU, since small
     updates are lost in bfloat16."""
     lora_rank: Annotated[int, Field(ge=0)] = 0

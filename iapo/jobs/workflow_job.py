@@ -28,9 +28,9 @@ def job(snakemake: Any) -> Iterator[Job]:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
-    if snakemake.config.get("device", "cpu") == "cpu":
-        # Local data only: without it `datasets` asks the hub even for files on disk.
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    # Local files only, on nodes without internet too: without it `datasets` asks the hub even for files on disk. The
+    # downloads have their own client.
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
     path = Path(snakemake.log[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", buffering=1) as log, _tee(log):

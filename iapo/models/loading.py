@@ -14,21 +14,26 @@ from torch import Tensor
 from transformers import AutoProcessor
 
 from iapo.artifacts.files import atomic_directory
+from iapo.config.sources import Precision
 from iapo.models.interfaces import Policy, Processor, QwenVL
 from iapo.models.processor import set_response_template
+from iapo.models.vision_windows import batch_windows
 
 _MAX_SHARD_SIZE = "1TB"
 """Larger than any model, so that all weights land in one file, which is what the workflow tracks."""
 
 
-def load_model(directory: Path, *, device: str = "cpu") -> Policy:
-    """Load a saved model in float32 and eval mode, and its left-padded processor.
+def load_model(directory: Path, *, device: str = "cpu", precision: Precision = "float32") -> Policy:
+    """Load a saved model in eval mode, and its left-padded processor.
 
     Args:
         directory: a pretrained directory, as :func:`save_model` writes it.
         device: the device for the weights.
+        precision: the weights' dtype. A model that will be trained keeps float32, since small updates are lost in
+            bfloat16.
     """
-    model = QwenVL.from_pretrained(directory, dtype=torch.float32)
+    batch_windows()
+    model = QwenVL.from_pretrained(directory, dtype=getattr(torch, precision))
     processor = AutoProcessor.from_pretrained(directory, padding_side="left")
     set_response_template(processor.tokenizer)
     model.eval()

@@ -20,7 +20,7 @@ from iapo.artifacts.progress import Progress
 from iapo.data.prompts import open_image
 from iapo.models.interfaces import Processor, QwenVL
 from iapo.rollout.encoding import encode_examples
-from iapo.rollout.generation import generate_turn, turn_text
+from iapo.rollout.generation import Sampling, generate_turn, turn_text
 from iapo.tools.parsing import parse_turn
 from iapo.types import Example, ToolCall
 
@@ -58,7 +58,7 @@ def sample_calls(
     examples: Sequence[Example],
     *,
     rollouts: int,
-    temperature: float | None,
+    sampling: Sampling | None,
     turn_tokens: int,
     seed: int,
 ) -> list[SampledCall]:
@@ -69,7 +69,7 @@ def sample_calls(
         processor: the model's processor.
         examples: the questions to prompt with.
         rollouts: turns to sample per prompt.
-        temperature: sampling temperature; None decodes greedily.
+        sampling: how tokens are drawn, as the trainer's settings say; None decodes greedily.
         turn_tokens: maximum length of a turn, in tokens.
         seed: seed of the sampling.
     """
@@ -84,7 +84,7 @@ def sample_calls(
                 processor,
                 [prompt for prompt in prompts for _ in range(rollouts)],
                 max_tokens=turn_tokens,
-                temperature=temperature,
+                sampling=sampling,
             )
             for i, turn in enumerate(turns):
                 example, rollout = chunk[i // rollouts], i % rollouts

@@ -6,7 +6,8 @@ Tokens that would corrupt a rollout, such as image placeholders, are suppressed.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +18,15 @@ from iapo.models.processor import IMAGE_TOKEN, SUPPRESSED_TOKENS
 from iapo.rollout.encoding import EncodedPrompt
 
 
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: from the whole distribution of the trainer's rollouts, or its nucleus."""
+
+    temperature: float
+    top_p: float = 1.0
+    """Probability mass of the nucleus; 1 leaves no token out."""
+
+
 @torch.no_grad()
 def generate_turn(
     model: QwenVL,
@@ -24,7 +34,7 @@ def generate_turn(
     prompts: Sequence[EncodedPrompt],
     *,
     max_tokens: int,
-    temperature: float | None = None,
+    sampling: Sampling | None = None,
     suppressed: Sequence[str] = SUPPRESSED_TOKENS,
 ) -> list[list[int]]:
     """Generate one assistant turn for each prompt, in one batch.
@@ -34,7 +44,7 @@ def generate_turn(
         processor: the model's processor.
         prompts: [B] encoded conversations so far.
         max_tokens: maximum length of a turn, in tokens.
-        temperature: sampling temperature; None decodes greedily.
+        sampling: how tokens are drawn; None decodes greedily.
         suppressed: tokens that are never generated.
 
     Returns:
@@ -57,12 +67,25 @@ def generate_turn(
         pixel_values=torch.cat([prompt.pixel_values for prompt in prompts]).to(model.device),
         image_grid_thw=torch.cat([prompt.image_grid_thw for prompt in prompts]).to(model.device),
         max_new_tokens=max_tokens,
-        do_sample=temperature is not None,
-        temperature=temperature,
+        **_drawn(sampling),
         suppress_tokens=_token_ids(tokenizer, suppressed),
     )
     turns = output[:, input_ids.shape[1] :].tolist()
     return [_until_end(turn, tokenizer.eos_token_id) for turn in turns]
+
+
+def _drawn(sampling: Sampling | None) -> dict[str, Any]:
+    """Return the arguments of ``generate``. TRL's rollouts leave out what a checkpoint or transformers would add:
+    its 50 most probable tokens, its penalty of repetitions."""
+    if sampling is None:
+        return {"do_sample": False}
+    return {
+        "do_sample": True,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": 0,
+        "repetition_penalty": 1.0,
+    }
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from iapo.config.schema import Config
 from iapo.data.prompts import open_image, prompt_messages
 from iapo.models.interfaces import Policy, Processor, QwenVL
 from iapo.rollout.encoding import EncodedPrompt, encode_prompt
-from iapo.rollout.generation import generate_turn, generate_where, turn_text
+from iapo.rollout.generation import Sampling, generate_turn, generate_where, turn_text
 from iapo.rollout.turns import ToolTurn, prompt_key, turn_ids
 from iapo.rollout.two_turn import continue_prompt, run_first_turn, start_environment
 from iapo.teacher.cache import TeacherCache
@@ -62,7 +62,7 @@ class TeacherPass:
         """
         self._model, self._processor = model, processor
         self._settings = config.teacher
-        self._temperature = config.teacher.train.temperature
+        self._sampling = Sampling(config.teacher.train.temperature, config.teacher.train.top_p)
         self._turn_tokens = config.evaluation.turn_tokens
         self._attribution = config.teacher_attribution
         self._writer = writer
@@ -71,7 +71,7 @@ class TeacherPass:
         self._candidates_id = json.dumps(
             [
                 *(self._settings.sampled_calls, self._settings.enumerated, self._settings.train_seed),
-                *(self._temperature, self._turn_tokens),
+                *(*astuple(self._sampling), self._turn_tokens),
             ]
         )
 
@@ -148,17 +148,15 @@ class TeacherPass:
         # The prompt's key is not used, so that caches which differ only in the attribution hold the same calls.
         torch.manual_seed(int(digest(chunk[0].example.example_id.encode())[:8], 16) + self._settings.train_seed)
         rounds = [self._generate(chunk, None)]
-        rounds += [self._generate(chunk, self._temperature) for _ in range(self._settings.sampled_calls)]
+        rounds += [self._generate(chunk, self._sampling) for _ in range(self._settings.sampled_calls)]
         return [
             candidates(prompt.example, [texts[i] for texts in rounds], self._settings) for i, prompt in enumerate(chunk)
         ]
 
-    def _generate(self, chunk: Sequence[_Prompt], temperature: float | None) -> list[str]:
-        """Generate one turn per prompt; greedily without a temperature."""
+    def _generate(self, chunk: Sequence[_Prompt], sampling: Sampling | None) -> list[str]:
+        """Generate one turn per prompt; greedily without a sampling."""
         prompts = [prompt.encoded for prompt in chunk]
-        turns = generate_turn(
-            self._model, self._processor, prompts, max_tokens=self._turn_tokens, temperature=temperature
-        )
+        turns = generate_turn(self._model, self._processor, prompts, max_tokens=self._turn_tokens, sampling=sampling)
         return [turn_text(self._processor.tokenizer, turn) for turn in turns]
 
     def _rows(self, chunk: Sequence[_Prompt], chosen: Sequence[Sequence[Candidate]]) -> Iterator[CacheRow]:

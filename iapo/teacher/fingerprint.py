@@ -12,10 +12,13 @@ from pathlib import Path
 
 from iapo.artifacts.files import digest, sha256_file
 from iapo.config.schema import AttributionConfig
+from iapo.config.sources import Precision
 from iapo.teacher.rows import SCHEMA_VERSION, CacheError
 
 
-def fingerprint(weights: str, processor: str, attribution: AttributionConfig, code: str) -> str:
+def fingerprint(
+    weights: str, processor: str, attribution: AttributionConfig, code: str, precision: Precision = "float32"
+) -> str:
     """Return one hash of everything, except the prompt, that a row of the cache depends on.
 
     Args:
@@ -24,6 +27,7 @@ def fingerprint(weights: str, processor: str, attribution: AttributionConfig, co
         attribution: attribution settings; those that only bound memory are left out.
         code: digest of the code that computes the rows, from :func:`iapo.artifacts.code_digest.code_of`; changed code
             invalidates them.
+        precision: dtype that the teacher's weights are loaded in.
     """
     settings = asdict(attribution)
     for name in ("tokens_per_forward", "max_tokens"):
@@ -34,6 +38,7 @@ def fingerprint(weights: str, processor: str, attribution: AttributionConfig, co
         processor.encode(),
         json.dumps(settings, sort_keys=True).encode(),
         code.encode(),
+        precision.encode(),
     )
 
 

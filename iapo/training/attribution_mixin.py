@@ -79,6 +79,9 @@ class AttributionMixin(TurnMixin):
         self.misses: dict[tuple[str, str], int] = defaultdict(int)
         """(prompt key, turn text) → number of look-ups for which the cache had no exact row."""
         self._told_of_stand_ins = False
+        self._chosen: dict[int, tuple[ToolTurn, Tensor]] = {}
+        """Rollout → its turn and the teacher's block sums, for the differentiable loss."""
+        self._calls = 1.0
         super().__init__(*args, **kwargs)
         arguments: Any = self.args
         if self._alignment.teacher == "shuffled":
@@ -99,6 +102,8 @@ class AttributionMixin(TurnMixin):
     def _calculate_rewards(self, inputs: list[RolloutRow], *args: Any) -> Tensor:
         with self.timed("attribution"):
             self._attribute(inputs)
+        if self._alignment.loss_weight:
+            self._choose_calls()
         return super()._calculate_rewards(inputs, *args)
 
     def _attribute(self, inputs: list[Any]) -> None:
@@ -213,21 +218,36 @@ class AttributionMixin(TurnMixin):
         if not self._alignment.loss_weight:
             return loss
         with self.timed("alignment_loss"):
-            gap = self._alignment_loss()
-        self.record("alignment/loss", gap.item())
+            gap = self._alignment_loss(inputs["rollout_index"].tolist())
+        # A step's passes add up to its mean, while what they record is averaged.
+        passes: int = self.args.gradient_accumulation_steps
+        self.record("alignment/loss", passes * gap.item())
         return loss + self._alignment.loss_weight * gap.to(loss)
 
-    def _alignment_loss(self) -> Tensor:
-        """Return the mean divergence of one call per group, differentiable in the student's parameters.
+    def _choose_calls(self) -> None:
+        """Choose one call of each group for the differentiable loss, once for all passes of the step."""
+        self._chosen = {}
+        for start in range(0, len(self.tool_turns), self.group_size):
+            group = range(start, start + self.group_size)
+            i = next((i for i in group if self.tool_turns[i].calls), None)
+            if i is None or self.tool_turns[i].length > self._attribution.max_tokens:
+                continue
+            turn = self.tool_turns[i]
+            if hit := self._teacher_hit(turn.prompt.key, turn):
+                self._chosen[i] = turn, aggregated(turn, hit.signed, hit.l1, self._alignment.aggregation)
+        counts = self.accelerator.gather(torch.tensor([len(self._chosen)], device=self.accelerator.device))
+        # Gradients are averaged over the processes, so each divides by its share of all calls, as TRL's loss does.
+        self._calls = max(1, int(counts.sum())) / self.accelerator.num_processes
+
+    def _alignment_loss(self, rollouts: Sequence[int]) -> Tensor:
+        """Return this pass's part of the mean divergence of the chosen calls, differentiable in the student's weights.
 
         This loss is not in the paper.
+
+        Args:
+            rollouts: the batch's rollouts that are in this pass.
         """
-        chosen: list[tuple[ToolTurn, Tensor]] = []
-        for start in range(0, len(self.tool_turns), self.group_size):
-            turn = next((t for t in self.tool_turns[start : start + self.group_size] if t.calls), None)
-            hit = turn and self._teacher_hit(turn.prompt.key, turn)
-            if turn and hit and turn.length <= self._attribution.max_tokens:
-                chosen.append((turn, aggregated(turn, hit.signed, hit.l1, self._alignment.aggregation)))
+        chosen = [self._chosen[i] for i in rollouts if i in self._chosen]
         if not chosen:
             return torch.zeros((), device=self.accelerator.device)
         batch = calls_batch([turn for turn, _ in chosen], self._tokenizer, self.accelerator.device)
@@ -238,7 +258,7 @@ class AttributionMixin(TurnMixin):
             student = distribution(result.signed[i, : turn.prompt.blocks], self._alignment.smoothing)
             target = distribution(teacher, self._alignment.smoothing).to(student)
             gaps.append(divergence(student, target, self._alignment.divergence))
-        return torch.stack(gaps).mean()
+        return torch.stack(gaps).sum() / self._calls
 
 
 class AlignmentTrainer(AttributionMixin, FigureTrainer):

@@ -223,7 +223,10 @@ class TeacherKLTrainer(TeacherKLMixin, FigureTrainer):
         """
         if sources.teacher is None:
             raise ValueError("this method learns from the teacher's probabilities: pass its pretrained directory")
-        return {"teacher": load_model(sources.teacher), "loss_weight": config.rewards.teacher_kl}
+        return {
+            "teacher": load_model(sources.teacher, precision=config.hardware.precision),
+            "loss_weight": config.rewards.teacher_kl,
+        }
 
 
 def is_right(row: CacheRow, question: DatasetRow) -> bool:

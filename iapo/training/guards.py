@@ -1,4 +1,5 @@
-"""Checks that stop a run: images that do not match a rollout's tokens, and a non-finite loss or gradient norm.
+"""Checks that stop a run: images that do not match a rollout's tokens, a KL reference that is not the starting policy,
+and a non-finite loss or gradient norm.
 
 Put :class:`GuardMixin` in front of any ``GRPOTrainer`` of a Qwen2.5-VL whose dataset has the column ``example_id``. It
 checks every turn, whichever engine generates it. Before a run stops, the batch, the names of its examples and the state
@@ -13,13 +14,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import torch
 from torch import Tensor, nn
 from transformers.trainer_utils import get_last_checkpoint
 
 from iapo.artifacts.files import write_json
 from iapo.models.processor import IMAGE_TOKEN, SUPPRESSED_TOKENS
 from iapo.rollout.image_check import ImagesOutOfStep, check_images
+from iapo.training.rollout_recorder import with_rollout_index
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from iapo.training.rollout_recorder import RolloutRow
 else:
     _Trainer = object
+
+_MAX_FIRST_KL = 1e-3
+"""Largest KL to the reference before the first update, where policy and reference are one checkpoint."""
 
 _MAX_NAMES = 8
 """Number of examples named in the error message; ``fault.json`` names all of them."""
@@ -53,9 +57,7 @@ class GuardMixin(_Trainer):
         self._example_ids = [row["example_id"] for row in inputs]
         self._row_of_image, self._row_rewards = {}, None
         output = super()._generate_and_score_completions(inputs)
-        # TRL shuffles the rollouts and splits them into smaller batches; the index is permuted with them.
-        output["rollout_index"] = torch.arange(len(inputs))
-        return output
+        return with_rollout_index(output, len(inputs))
 
     def _generate_single_turn(
         self,
@@ -107,13 +109,28 @@ class GuardMixin(_Trainer):
         """Return TRL's loss plus any term that a subclass adds, and stop the run if it is not finite.
 
         Raises:
-            RolloutFault: if the loss is not finite; no weight has been updated with it.
+            RolloutFault: if the loss is not finite, or before the first update the policy is not the reference; no
+                weight has been updated with it.
         """
         loss: Tensor = super().compute_loss(model, inputs, *args, **kwargs)
+        self._check_reference(inputs)
         if not math.isfinite(loss.item()):
             rows = inputs["rollout_index"].tolist()
             self.stop_run(f"found a loss of {loss.item()}", _ADVICE, rows, advantages=inputs["advantages"].tolist())
         return loss
+
+    def _check_reference(self, inputs: dict[str, Any]) -> None:
+        if not self.beta or self.state.global_step:
+            return
+        kl = self._metrics["train"]["kl"][-1]
+        if not abs(kl) <= _MAX_FIRST_KL:
+            self.stop_run(
+                f"found a KL of {kl:.3g} to the reference before the first update; expected 0, since both are the "
+                "starting policy",
+                "The reference's weights are not the checkpoint's: look at how `hardware.strategy` loads and shards "
+                "it, or train without one (`train.kl_beta: 0`).",
+                inputs["rollout_index"].tolist(),
+            )
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> float | Tensor:
         norm: float | Tensor = super()._get_grad_norm(*args, **kwargs)

@@ -49,6 +49,15 @@ class RolloutRow(DatasetRow, total=False):
     """Block sums of the teacher's attribution; None where there is nothing to compare with."""
 
 
+def with_rollout_index(output: dict[str, Any], rollouts: int) -> dict[str, Any]:
+    """Return TRL's batch with each row's place in it, which stays with it when TRL shuffles and splits the rows."""
+    return {"rollout_index": torch.arange(rollouts)} | output
+
+
+_MEMO_BYTES = 2**29
+"""Pixels of tokenized prompts that are kept from step to step; more would fill a node's memory in a long run."""
+
+
 class TurnMixin(_Trainer):
     """Mixin that keeps each rollout's prompt and first turn, tokenizes equal prompts once, and logs timings."""
 
@@ -99,7 +108,9 @@ class TurnMixin(_Trainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._rows = inputs
-        return super()._generate_and_score_completions(inputs)
+        if sum(_pixel_bytes(prompt) for prompt in self._prompt_memo.values()) > _MEMO_BYTES:
+            self._prompt_memo.clear()
+        return with_rollout_index(super()._generate_and_score_completions(inputs), len(inputs))
 
     def _tokenize_prompts(
         self, prompts: list[list[Message]]
@@ -156,6 +167,10 @@ class TurnMixin(_Trainer):
         ids = completion_ids[:length]
         text = self._tokenizer.decode(ids, skip_special_tokens=True)
         return ToolTurn(prompt, ids, text, parse_turn(text).calls)
+
+
+def _pixel_bytes(prompt: PromptInputs) -> int:
+    return sum(value.nbytes for value in prompt.fields.values() if isinstance(value, Tensor))
 
 
 def _prompt_identity(prompt: list[Message]) -> tuple[object, ...]:

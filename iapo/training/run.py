@@ -79,6 +79,8 @@ def train(
     terms = method.rewards(config)
     trainer_class = FigureTrainer if method.trainer is None else resolve_name(method.trainer)
     adapters = _adapters(config)
+    # Before torch.distributed starts, which accelerate takes as leave to load zeros on all processes but the first.
+    sources_read = trainer_class.arguments(config, sources)
     trainer = trainer_class(
         model=model,
         processing_class=processor,
@@ -88,7 +90,7 @@ def train(
         environment_factory=ENVIRONMENTS,
         train_turns=settings.train_turns,
         peft_config=adapters,
-        **trainer_class.arguments(config, sources),
+        **sources_read,
     )
     trainer.finished_epochs = finished // max(1, len(prompts) // settings.groups_per_step)
     name = f"train {method.name} seed {seed}"

@@ -93,5 +93,5 @@ def _verifier(config: Config, sources: Sources) -> Verifier:
         return ServerVerifier(config.verifier, sources.replies)
     if sources.teacher is None:
         raise ValueError("the verifier is the teacher: pass its pretrained directory")
-    model, processor = load_model(sources.teacher, device=config.device)
+    model, processor = load_model(sources.teacher, device=config.device, precision=config.hardware.precision)
     return TeacherVerifier(model, processor, config.evaluation.turn_tokens)

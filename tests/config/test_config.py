@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -9,7 +10,8 @@ import yaml
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import atomic_directory, atomic_write
 from iapo.config.reference import config_reference
-from iapo.config.schema import ConfigError, config_schema, load_config
+from iapo.config.schema import ConfigError, HardwareConfig, config_schema, load_config
+from iapo.config.sources import RERUNS_NOTHING
 from iapo.jobs.preflight import PreflightError, check_methods, claim_results
 
 SOURCE = {"repo": "owner/name", "revision": "0" * 40}
@@ -19,6 +21,9 @@ def released(name: str = "theirs", **sections: dict) -> dict:
     """A configuration with one row of released weights."""
     right = {"model": {"source": SOURCE}, "prompt": {"address": "prompt.txt", "sha256": "0" * 64}}
     return {"released": {name: right | sections}}
+
+
+SHARDED, VLLM = {"processes": 2, "strategy": "fsdp2"}, {"rollouts": "vllm_colocate"}
 
 
 @pytest.mark.parametrize(
@@ -38,6 +43,15 @@ def released(name: str = "theirs", **sections: dict) -> dict:
         (released(model={"sorce": 1, "source": SOURCE}), "released.theirs.model.sorce: unknown key; did you mean"),
         (released(prompt={"address": "x", "sha256": "0"}), "released.theirs.prompt.sha256: found '0'"),
         (released(), "released: found weights with the mini world"),
+        (
+            {"hardware": SHARDED, "train": {"rollouts": "vllm_colocate"}},
+            "teacher.train.rollouts: found transformers with shards (fsdp2)",
+        ),
+        (
+            {"hardware": SHARDED, "train": VLLM, "teacher": {"train": VLLM}, "alignment": {"loss_weight": 1.0}},
+            "alignment.loss_weight: found it with shards",
+        ),
+        ({"train": {"top_p": 0.99, "rollouts": "vllm_colocate"}}, "train.top_p: found 0.99 with vLLM"),
     ],
 )
 def test_each_problem_is_one_line(raw: dict, says: str) -> None:
@@ -91,3 +105,18 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         (tmp / "x").write_text("half")
         raise RuntimeError
     assert [path.name for path in tmp_path.iterdir()] == ["file"] and target.read_text() == "old"
+
+
+def test_every_key_of_the_hardware_that_decides_something_is_acted_on() -> None:
+    estimated = {"costs.py", "estimate.py", "preflight.py"}
+    folders = ("iapo", "baselines", "benchmarks", "workflow")
+    sources = [
+        path.read_text()
+        for folder in folders
+        for path in (ROOT / folder).rglob("*.py")
+        if path.name not in estimated and "config" not in path.parts
+    ]
+    hints = get_type_hints(HardwareConfig, include_extras=True)
+    decided = [key for key, hint in hints.items() if RERUNS_NOTHING not in getattr(hint, "__metadata__", ())]
+    assert "precision" in decided and "tflops" not in decided
+    assert [key for key in decided if not any(f"hardware.{key}" in text for text in sources)] == []

@@ -13,6 +13,7 @@ import pytest
 import torch
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer import grpo_trainer
 
 from baselines import METHODS
 from benchmarks.agent import FigureAgent, response_text
@@ -28,7 +29,7 @@ from iapo.models.loading import save_model
 from iapo.models.processor import SUPPRESSED_TOKENS
 from iapo.rollout.encoding import encode_prompt
 from iapo.rollout.environment import ENVIRONMENTS, answer_tool_calls, tool_schemas
-from iapo.rollout.generation import generate_turn
+from iapo.rollout.generation import Sampling, generate_turn
 from iapo.rollout.two_turn import Rollout, roll_out
 from iapo.teacher.build_cache import TeacherPass
 from iapo.teacher.cache import TeacherCache
@@ -119,8 +120,8 @@ def test_no_turn_holds_an_image_token_however_likely(tiny: tuple[Any, Any], test
     bias[suppressed] = 1e4
     model.lm_head.register_forward_hook(lambda module, inputs, logits: logits + bias)
     prompts = [encode_prompt(processor, prompt_messages(e), e.figure.kind) for e in test_examples[:4]]
-    for temperature in (None, 1.0):
-        turns = generate_turn(model, processor, prompts, max_tokens=5, temperature=temperature)
+    for sampling in (None, Sampling(1.0)):
+        turns = generate_turn(model, processor, prompts, max_tokens=5, sampling=sampling)
         assert not {token for turn in turns for token in turn} & set(suppressed)
 
 
@@ -156,6 +157,8 @@ def test_trl_s_private_methods_are_as_we_override_them() -> None:
     }
     for name, parameters in expected.items():
         assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == parameters
+    scored = list(inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters)
+    assert scored[:2] == ["self", "model"] and hasattr(grpo_trainer, "prepare_fsdp")
     for name, parameters in {
         "generate": ["self", "prompts", "images", "num_generations", "profiler"],
         "_place_features": ["self", "features", "prompt_ids"],

@@ -54,6 +54,7 @@ def test_each_setting_changes_the_fingerprint() -> None:
         fingerprint("w", "p2", SETTINGS, "c"),
         fingerprint("wp", "", SETTINGS, "c"),
         fingerprint("w", "p", SETTINGS, "other code"),
+        fingerprint("w", "p", SETTINGS, "c", "bfloat16"),
         fingerprint("w", "p", replace(SETTINGS, n_steps=9), "c"),
         fingerprint("w", "p", replace(SETTINGS, tolerance=0.2), "c"),
     ]

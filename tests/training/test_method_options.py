@@ -22,26 +22,32 @@ from iapo.config.schema import (
     AttributionConfig,
     Config,
     ConfigError,
+    HardwareConfig,
     TeacherConfig,
+    TrainConfig,
     Variant,
     load_config,
 )
 from iapo.data.mini_world.hints import figure_labels, hint_of, with_hint, with_hint_rate
+from iapo.data.prompts import prompt_messages
 from iapo.data.selection import training_prompts
 from iapo.models.loading import save_model
+from iapo.models.processor import IMAGE_TOKEN
 from iapo.rewards.alignment import alignment_reward
 from iapo.rewards.tool_use import constant_penalty, wrong_call_penalty
-from iapo.rollout.turns import PromptInputs, ToolTurn
+from iapo.rollout.encoding import encode_prompt
+from iapo.rollout.turns import PromptInputs, ToolTurn, turn_ids
 from iapo.teacher.build_cache import TeacherPass
 from iapo.teacher.cache import CacheHit, TeacherCache, cached_sums
 from iapo.teacher.fingerprint import fingerprint, hash_processor, hash_weights
 from iapo.teacher.writer import CacheWriter
-from iapo.tools.parsing import parse_turn
+from iapo.tools.parsing import parse_turn, render_call
+from iapo.tools.registry import tools_for
 from iapo.training.attribution_mixin import AlignmentTrainer
 from iapo.training.checkpoints import metrics_file
 from iapo.training.run import train
 from iapo.training.trainer import Sources
-from iapo.types import BlockAttribution, Example
+from iapo.types import BlockAttribution, Example, ToolCall
 
 ROOT = Path(__file__).parents[2]
 P, R, HALF = [1.0, 0, 0, 0], [0, 1.0, 0, 0], [1.0, 1.0, 0, 0]
@@ -163,6 +169,49 @@ def test_the_example_of_the_readme_trains(ready: Path, data_root: Path, tmp_path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.train(ready / "model", ready / "cache", data_root, tmp_path, steps=1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_differentiable_loss_does_not_depend_on_the_number_of_passes(
+    ready: Path, tiny: tuple[Any, Any], test_examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    processor = tiny[1]
+    image = processor.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+
+    def text_of(ids: list[int]) -> tuple[int, ...]:
+        return tuple(token for token in ids if token != image)
+
+    calls = {
+        text_of(encode_prompt(processor, prompt_messages(example), example.figure.kind).input_ids): ToolCall(
+            tools_for(example.figure.kind)[0].name, (figure_labels(example)[0],)
+        )
+        for example in test_examples
+    }
+
+    def call_a_label(self: Any, prompt_ids: list[list[int]], *_: Any, **__: Any) -> tuple[list[list[int]], None]:
+        written = [calls.get(text_of(ids)) for ids in prompt_ids]  # none for a second turn's prompts
+        return [turn_ids(processor.tokenizer, render_call(call) if call else "1") for call in written], None
+
+    # The same calls in either number of passes; without the outcome the gradient is the loss's alone.
+    monkeypatch.setattr(AlignmentTrainer, "_generate_single_turn", call_a_label)
+    teacher = CacheHit((3.0, 1, 1, 1), (5.0, 5, 5, 5), "exact", (1.0, 1, 1, 1))
+    monkeypatch.setattr(AlignmentTrainer, "_teacher_hit", lambda *_: teacher)
+    settings = TrainConfig(steps=1, groups_per_step=2, group_size=2, prompts_per_set=1, outcome_weight=0.0)
+    found = []
+    for passes in (1, 4):
+        config = Config(
+            profile="test", train=settings, alignment=AlignmentConfig(weight=0.0, loss_weight=1.0),
+            hardware=HardwareConfig(rollouts_per_forward=4 // passes),
+        )  # fmt: skip
+        (row,) = train(
+            METHODS["iapo"], config, test_examples, start=ready / "model", sources=Sources(cache=ready / "cache"),
+            run_dir=tmp_path / f"work{passes}", output=tmp_path / f"out{passes}", seed=0,
+        )  # fmt: skip
+        found.append(row)
+    one, four = found
+    assert one["grad_norm"] > 1e-4
+    for name in ("alignment/loss", "grad_norm"):
+        assert four[name] == pytest.approx(one[name], rel=1e-3)
 
 
 @pytest.mark.filterwarnings("ignore")

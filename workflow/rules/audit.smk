@@ -4,6 +4,7 @@ TEACHERS = {
 }
 AUDIT_SETTINGS = [
     "device",
+    "hardware.precision",
     "audit.prompts",
     "attribution",
     "alignment",
@@ -11,6 +12,7 @@ AUDIT_SETTINGS = [
 ]
 SAMPLING_SETTINGS = [
     "train.temperature",
+    "train.top_p",
     "evaluation.turn_tokens",
     "student.cold_start.seed",
 ]
@@ -120,6 +122,7 @@ if AUDITED is not None:
                 "teacher.sampled_calls",
                 "teacher.enumerated",
                 "teacher.train.temperature",
+                "teacher.train.top_p",
             ),
             planted_cases=50,
             code=code("audit"),

@@ -52,7 +52,9 @@ for name, methods, batch in EVALUATED:
         resources:
             gpu=gpus(),
         params:
-            settings=declare(CONFIG, "device", "evaluation", "test_sets"),
+            settings=declare(
+                CONFIG, "device", "hardware.precision", "evaluation", "test_sets"
+            ),
             seeds=batch,
             code=code("evaluate_policy", "benchmarks/tasks"),
         script:
@@ -84,7 +86,9 @@ if CONFIG.released:
         resources:
             gpu=gpus(),
         params:
-            settings=declare(CONFIG, "device", "evaluation", "test_sets"),
+            settings=declare(
+                CONFIG, "device", "hardware.precision", "evaluation", "test_sets"
+            ),
             pixels=lambda wildcards: pixel_bounds(
                 CONFIG.released[wildcards.method].model
             ),

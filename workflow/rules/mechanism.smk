@@ -37,6 +37,7 @@ for batch, conditions in MEASURED.items():
             settings=declare(
                 CONFIG,
                 "device",
+                "hardware.precision",
                 "data.hint_rate",
                 "test_sets",
                 "evaluation.turn_tokens",
@@ -88,6 +89,7 @@ if CELLS:
                 "student.cold_starts",
                 "train.scale_rewards",
                 "train.temperature",
+                "train.top_p",
             ),
             runs=CONFIG.trained_runs,
             code=code("sparsity_report"),

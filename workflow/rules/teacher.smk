@@ -49,10 +49,12 @@ rule sample_student:
         settings=declare(
             CONFIG,
             "device",
+            "hardware.precision",
             "teacher.student_calls",
             "train.prompts_per_set",
             "train.sets",
             "train.temperature",
+            "train.top_p",
             "evaluation.turn_tokens",
             "student.cold_start.seed",
         ),
@@ -63,11 +65,13 @@ rule sample_student:
 
 CACHING_SETTINGS = [
     "device",
+    "hardware.precision",
     "teacher_attribution",
     "teacher.sampled_calls",
     "teacher.enumerated",
     "teacher.train_seed",
     "teacher.train.temperature",
+    "teacher.train.top_p",
     "train.prompts_per_set",
     "train.sets",
     "evaluation.turn_tokens",

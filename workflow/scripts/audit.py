@@ -22,6 +22,7 @@ with job(snakemake) as run:
     from iapo.data.store import read_split
     from iapo.models.loading import load_model
     from iapo.rollout.call_sampling import read_misses, sample_calls
+    from iapo.rollout.generation import Sampling
     from iapo.teacher.cache import TeacherCache
     from iapo.types import TEST_SETS
 
@@ -29,19 +30,19 @@ with job(snakemake) as run:
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), audit.prompts_per_set)
     examples = {example.example_id: example for example in prompts}
-    teacher = load_model(weights.parent, device=config.device)
+    teacher = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
     cached = directory_beside(Path(snakemake.input.stats[0]))
     cache = TeacherCache(cached)
     # The cache holds calls that the cold student was seen to make, so that it is asked with other ones.
     seed = config.student.cold_start.seed + 1
     audits, errors, found = {}, {}, {}
     for stage, path in {"before training": snakemake.input.cold, "after training": snakemake.input.trained}.items():
-        student = load_model(Path(path).parent, device=config.device)
+        student = load_model(Path(path).parent, device=config.device, precision=config.hardware.precision)
         calls = sample_calls(
             *student,
             prompts,
             rollouts=audit.rollouts,
-            temperature=config.train.temperature,
+            sampling=Sampling(config.train.temperature, config.train.top_p),
             turn_tokens=config.evaluation.turn_tokens,
             seed=seed,
         )

@@ -24,10 +24,14 @@ with job(snakemake) as run:
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     cache = Path(snakemake.params.cache_dir)
-    model, processor = load_model(weights.parent, device=config.device)
+    model, processor = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
     examples = training_prompts(read_split(manifest.parent, "train", config.train.sets), config.train.prompts_per_set)
     address = fingerprint(
-        hash_weights(weights.parent), hash_processor(weights.parent), config.teacher_attribution, snakemake.params.code
+        hash_weights(weights.parent),
+        hash_processor(weights.parent),
+        config.teacher_attribution,
+        snakemake.params.code,
+        config.hardware.precision,
     )
     with exclusive(cache):
         try:

@@ -16,21 +16,24 @@ with job(snakemake) as run:
     from iapo.data.store import read_split
     from iapo.models.loading import load_model
     from iapo.rollout.call_sampling import sample_calls
+    from iapo.rollout.generation import Sampling
     from iapo.types import TEST_SETS
 
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
     dev = training_prompts(read_split(manifest.parent, "dev", TEST_SETS), config.audit.prompts_per_set)
-    student = load_model(weights.parent, device=config.device)
+    student = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
     teachers = {
-        seed: load_model(Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device)
+        seed: load_model(
+            Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device, precision=config.hardware.precision
+        )
         for seed in config.asked_teachers
     }
     calls = sample_calls(
         *student,
         dev,
         rollouts=config.audit.rollouts,
-        temperature=config.train.temperature,
+        sampling=Sampling(config.train.temperature, config.train.top_p),
         turn_tokens=config.evaluation.turn_tokens,
         seed=config.student.cold_start.seed,
     )

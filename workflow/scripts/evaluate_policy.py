@@ -23,6 +23,7 @@ with job(snakemake) as run:
             str(weights.parent),
             batch_size=settings.batch_size,
             device=run.config.device,
+            precision=run.config.hardware.precision,
             turn_tokens=settings.turn_tokens,
             image_help=settings.image_help,
         )

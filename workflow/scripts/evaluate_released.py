@@ -22,6 +22,7 @@ with job(snakemake) as run:
         template=prompt.read_text(),
         batch_size=settings.batch_size,
         device=run.config.device,
+        precision=run.config.hardware.precision,
         turn_tokens=settings.turn_tokens,
         image_help=settings.image_help,
         **snakemake.params.pixels,

@@ -20,7 +20,7 @@ with job(snakemake) as run:
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     queue = read_misses(Path(path).parent.parent / "work" for path in snakemake.input.weights)
-    teacher = load_model(weights.parent, device=config.device)
+    teacher = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
     examples = training_prompts(read_split(manifest.parent, "train", config.train.sets), config.train.prompts_per_set)
     cache, filled = directory_beside(Path(snakemake.input.stats)), directory_beside(Path(snakemake.output.stats))
     with exclusive(filled.with_name(f".{filled.name}")):

@@ -21,9 +21,11 @@ with job(snakemake) as run:
     prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.audit.prompts_per_set)
     examples = {example.example_id: example for example in prompts}
     calls = [call for call in read_sampled(Path(snakemake.input.calls)) if call.example_id in examples]
-    student = load_model(weights.parent, device=config.device)
+    student = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
     teachers = {
-        seed: load_model(Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device)
+        seed: load_model(
+            Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device, precision=config.hardware.precision
+        )
         for seed in snakemake.params.asked
     }
     found = summary(ask_teachers(student, teachers, examples, calls, config), calls, snakemake.params.cached)

@@ -26,7 +26,9 @@ with job(snakemake) as run:
     for condition, output in zip(snakemake.params.conditions, snakemake.output.records, strict=True):
         records = []
         for seed, weights in [(seed, path) for name, seed, path in models if name == condition]:
-            model, processor = load_model(weights.parent, device=run.config.device)
+            model, processor = load_model(
+                weights.parent, device=run.config.device, precision=run.config.hardware.precision
+            )
             measured = look(model, processor, questions, turn_tokens=run.config.evaluation.turn_tokens)
             records += [{"condition": condition, "seed": seed, **record} for record in measured]
         with atomic_write(Path(output)) as tmp:

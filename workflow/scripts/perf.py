@@ -26,6 +26,7 @@ with job(snakemake) as run:
     from iapo.data.store import read_split
     from iapo.models.loading import load_model
     from iapo.rollout.call_sampling import sample_calls
+    from iapo.rollout.generation import Sampling
     from iapo.rollout.turns import ToolTurn
     from iapo.teacher.cache import TeacherCache
     from iapo.teacher.online_scoring import turns_of
@@ -53,7 +54,7 @@ with job(snakemake) as run:
                 processor,
                 group,
                 rollouts=config.train.group_size,
-                temperature=config.train.temperature,
+                sampling=Sampling(config.train.temperature, config.train.top_p),
                 turn_tokens=config.evaluation.turn_tokens,
                 seed=0,
             )

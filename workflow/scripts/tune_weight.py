@@ -44,7 +44,9 @@ with job(snakemake) as run:
                 code=params.code,
             )
         )
-        model, processor = load_model(folder / "model", device=run.config.device)
+        model, processor = load_model(
+            folder / "model", device=run.config.device, precision=run.config.hardware.precision
+        )
         return dev_figures(model, processor, dev, batch_size=evaluation.batch_size, turn_tokens=evaluation.turn_tokens)
 
     trials = run_trials(tuning.factors, value_of(training_settings, params.weight), trial)

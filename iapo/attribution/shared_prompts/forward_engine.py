@@ -20,7 +20,7 @@ from iapo.attribution.shared_prompts.forward_mode import TangentLayout, behind_p
 from iapo.attribution.shared_prompts.prefix_tree import CallTree, CallTrees, call_trees
 from iapo.attribution.shared_prompts.prompt_groups import PathPoints, PromptBatch, SharedPrompt, SharedRows
 from iapo.models.interfaces import QwenVL
-from iapo.models.precision import full_precision, passed
+from iapo.models.precision import full_precision, in_precision_of, passed
 from iapo.types import BLOCKS
 
 _LOGITS_TOGETHER = 2**26
@@ -153,7 +153,9 @@ def _target_log_p_of_chunk(
     with torch.set_grad_enabled(with_gradient):
         inputs = hidden_states_TD.detach().requires_grad_(with_gradient)
         outputs = inputs + passed(layer.mlp, passed(layer.post_attention_layernorm, inputs))
-        logits = passed(model.lm_head, passed(model.model.language_model.norm, outputs))
+        normed = passed(model.model.language_model.norm, outputs)
+        # The gathered weight itself: calling the head would run FSDP's hooks, which cast and gather once more.
+        logits = functional.linear(normed, in_precision_of(normed, model.lm_head.weight))
         loss = functional.cross_entropy(logits.float(), ids_T, reduction="none")
         gradient = torch.autograd.grad(-loss.sum(), inputs)[0] if with_gradient else torch.zeros_like(inputs)
     return -loss.detach(), gradient

@@ -1,0 +1,56 @@
+"""Turns sampled outside training come from the distribution that the trainer's rollouts come from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+
+from iapo.data.prompts import prompt_messages
+from iapo.models.processor import SUPPRESSED_TOKENS
+from iapo.rollout.encoding import encode_prompt
+from iapo.rollout.generation import Sampling, generate_turn
+from iapo.types import Example
+
+DRAWS = 600
+
+
+@pytest.fixture(scope="module")
+def first_tokens(tiny: tuple[Any, Any], test_examples: list[Example]) -> tuple[Any, Any, Any, np.ndarray]:
+    """Model, processor, a prompt and [V] probabilities of its first token."""
+    model, processor = tiny
+    prompt = encode_prompt(processor, prompt_messages(test_examples[0]), test_examples[0].figure.kind)
+    with torch.no_grad():
+        logits = model(
+            input_ids=torch.tensor([prompt.input_ids]),
+            mm_token_type_ids=(
+                torch.tensor([prompt.input_ids]) == processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+            ).long(),
+            pixel_values=prompt.pixel_values,
+            image_grid_thw=prompt.image_grid_thw,
+        ).logits[0, -1]
+    logits[processor.tokenizer.convert_tokens_to_ids(list(SUPPRESSED_TOKENS))] = -torch.inf
+    return model, processor, prompt, logits.softmax(-1).double().numpy()
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.6])
+def test_first_tokens_are_drawn_with_the_model_s_own_probabilities(
+    first_tokens: tuple[Any, Any, Any, np.ndarray], top_p: float
+) -> None:
+    model, processor, prompt, probabilities = first_tokens
+    torch.manual_seed(0)
+    turns = generate_turn(model, processor, [prompt] * DRAWS, max_tokens=1, sampling=Sampling(1.0, top_p))
+    order = np.argsort(-probabilities)
+    mass = probabilities[order].cumsum()
+    # TRL's nucleus: the fewest tokens that hold top_p, the one that crosses it among them.
+    kept = order[: int((mass < top_p).sum()) + 1] if top_p < 1 else order[probabilities[order] > 0]
+    counts = np.bincount([turn[0] for turn in turns], minlength=len(probabilities))
+    assert counts[kept].sum() == DRAWS
+    # Ten bins of about equal probability, so that every one has enough draws.
+    bins = np.array_split(kept, 10)
+    expected = np.array([probabilities[tokens].sum() for tokens in bins]) / probabilities[kept].sum()
+    seen = np.array([counts[tokens].sum() for tokens in bins])
+    assert chisquare(seen, DRAWS * expected).pvalue > 1e-3

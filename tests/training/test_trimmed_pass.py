@@ -1,0 +1,48 @@
+"""Micro-batches without their padding score what whole ones do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baselines import METHODS
+from iapo.config.schema import Config, HardwareConfig, TrainConfig
+from iapo.models.loading import save_model
+from iapo.training.run import train
+from iapo.training.trimmed_pass import TrimmedPassMixin, attended_columns
+from iapo.types import Example
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(0, 5)), min_size=1, max_size=5))
+def test_no_attended_token_is_cut_and_no_column_of_padding_left(rows: list[tuple[int, int, int]]) -> None:
+    width = max(sum(row) for row in rows)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, (left, tokens, _) in enumerate(rows):
+        mask[i, left : left + tokens] = 1
+    kept, cut = attended_columns(mask)
+    assert mask[:, kept].sum() == mask.sum() and cut == width - kept.stop
+    assert mask[:, kept][:, 0].any() and mask[:, kept][:, -1].any()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_in_passes_of_one_is_that_of_whole_ones_with_less_padding(
+    tiny: tuple[Any, Any], test_examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(*tiny, tmp_path / "model")
+    settings = TrainConfig(steps=1, groups_per_step=3, group_size=2, prompts_per_set=1, kl_beta=0.1)
+    rows = {}
+    for name in ("whole", "trimmed"):
+        if name == "whole":
+            monkeypatch.delattr(TrimmedPassMixin, "_get_per_token_logps_and_entropies")
+        config = Config(profile="test", train=settings, hardware=HardwareConfig(rollouts_per_forward=1))
+        (rows[name],) = train(
+            METHODS["vtool_r1"], config, test_examples, start=tmp_path / "model",
+            run_dir=tmp_path / f"work_{name}", output=tmp_path / name, seed=0,
+        )  # fmt: skip
+        monkeypatch.undo()
+    assert rows["trimmed"]["passes/padding"] == pytest.approx(0, abs=1e-6)
+    for name in ("loss", "grad_norm", "entropy", "kl", "reward"):
+        assert rows["trimmed"][name] == pytest.approx(rows["whole"][name], rel=1e-3, abs=1e-6)

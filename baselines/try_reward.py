@@ -67,7 +67,7 @@ class Recorder:
         def heard(completions: Sequence[Any], **columns: Any) -> Sequence[float | None]:
             values = function(completions=completions, **columns)
             name = heard.__name__
-            penalties = wrong_call_penalty(completions, columns["focus_labels"])
+            penalties = wrong_call_penalty(completions, columns["focus_labels"], columns["call_status"])
             self.values.setdefault(name, []).extend(values)
             self.right.setdefault(name, []).extend(penalty == 0 for penalty in penalties)
             self.groups.setdefault(name, []).extend(columns["example_id"])

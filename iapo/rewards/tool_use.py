@@ -57,7 +57,7 @@ def exact_match_reward(
         [B] rewards; None for every rollout of a prompt without annotation.
     """
     return [
-        float(status == "executed" and _names(messages, labels)) if labels else None
+        float(_right(messages, labels, status)) if labels else None
         for messages, labels, status in zip(completions, focus_labels, call_status, strict=True)
     ]
 
@@ -86,18 +86,26 @@ def verdict_reward(
 
 
 def wrong_call_penalty(
-    completions: Sequence[Sequence[Mapping[str, Any]]], focus_labels: Sequence[Sequence[str]], **_: object
+    completions: Sequence[Sequence[Mapping[str, Any]]],
+    focus_labels: Sequence[Sequence[str]],
+    call_status: Sequence[CallStatus],
+    **_: object,
 ) -> list[float]:
-    """Return 0 if the first call names exactly the annotated labels, and -1 for any other call or none.
+    """Return 0 for an executed call that names exactly the annotated labels, -1/2 for another executed call, else -1.
 
-    This control uses the annotation: it shows what a penalty could achieve that separates right calls from wrong ones
-    perfectly. Not calling is penalised too; otherwise a policy under this penalty alone would stop calling.
+    This control uses the annotation: it shows what a penalty could achieve that knows how far a call is from the right
+    one, as a teacher's attribution should. Not calling is penalised too; otherwise a policy under this penalty alone
+    would stop calling.
 
     Args:
         completions: [B] messages of each rollout.
         focus_labels: [B] annotated labels.
+        call_status: [B] what became of the tool turn; a call to a tool of another label family fails.
     """
-    return [-float(not _names(messages, labels)) for messages, labels in zip(completions, focus_labels, strict=True)]
+    return [
+        0.0 - (0.5 if status == "executed" else 1.0) * (not _right(messages, labels, status))
+        for messages, labels, status in zip(completions, focus_labels, call_status, strict=True)
+    ]
 
 
 def constant_penalty(
@@ -114,10 +122,10 @@ def constant_penalty(
     return [-zlib.crc32(str(_texts(prompt)).encode()) / 2**32 for prompt in prompts]
 
 
-def _names(messages: Sequence[Mapping[str, Any]], labels: Sequence[str]) -> bool:
-    """Return whether a rollout's first call names exactly these labels."""
+def _right(messages: Sequence[Mapping[str, Any]], labels: Sequence[str], status: CallStatus) -> bool:
+    """Return whether a rollout's call was executed and its first call names exactly these labels."""
     calls = _first_calls(messages)
-    return bool(calls) and set(calls[0].labels) == set(labels)
+    return status == "executed" and bool(calls) and set(calls[0].labels) == set(labels)
 
 
 def _first_calls(messages: Sequence[Mapping[str, Any]]) -> list[ToolCall]:

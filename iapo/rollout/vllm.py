@@ -59,14 +59,17 @@ class FigureGeneration(VLLMGeneration):
     """TRL's vLLM generation, corrected so that vLLM and the loss see the same image tokens and current features."""
 
     @classmethod
-    def taking_over(cls, generation: VLLMGeneration) -> FigureGeneration:
+    def taking_over(cls, generation: VLLMGeneration, turn_tokens: int | None = None) -> FigureGeneration:
         """Return an object with the state of TRL's: TRL creates it itself and accepts no other class for it.
 
         Args:
             generation: TRL's object, not used afterwards.
+            turn_tokens: longest turn. TRL asks for turns as long as a whole completion: one that rambles holds up the
+                step, and leaves no room for the tool's answer. None keeps it so.
         """
         own = cls.__new__(cls)
         vars(own).update(vars(generation))
+        own.max_completion_length = turn_tokens or generation.max_completion_length
         return own
 
     def generate(

@@ -89,6 +89,7 @@ def train(
         reward_funcs=[term.function for term in terms],
         environment_factory=ENVIRONMENTS,
         train_turns=settings.train_turns,
+        turn_tokens=settings.turn_tokens,
         peft_config=adapters,
         **sources_read,
     )

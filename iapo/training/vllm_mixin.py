@@ -19,7 +19,14 @@ else:
 class VllmMixin(_Trainer):
     """Mixin to put in front of a ``GRPOTrainer`` of a Qwen2.5-VL; it does nothing without ``use_vllm``."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, turn_tokens: int | None = None, **kwargs: Any) -> None:
+        """Create the trainer.
+
+        Args:
+            args: of the trainer.
+            turn_tokens: longest turn; None allows as many tokens as all turns may have together, as TRL does.
+            kwargs: of the trainer.
+        """
         super().__init__(*args, **kwargs)
         if self.use_vllm:
-            self.vllm_generation = FigureGeneration.taking_over(self.vllm_generation)
+            self.vllm_generation = FigureGeneration.taking_over(self.vllm_generation, turn_tokens)

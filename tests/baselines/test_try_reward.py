@@ -44,7 +44,8 @@ def test_the_auc_is_over_the_rollouts_of_one_prompt() -> None:
     (heard,) = method.rewards(Config(profile="t"))
     assert (heard.function.__name__, heard.weight, heard.form) == ("term", 0.5, "flat")
     turns = [call("x"), call("y"), call("y"), call("x"), call("y"), call("x")]
-    values = heard.function(completions=turns, focus_labels=[["x"]] * 6, example_id=list("aaabbb"))
+    columns = {"focus_labels": [["x"]] * 6, "call_status": ["executed"] * 6, "example_id": list("aaabbb")}
+    values = heard.function(completions=turns, **columns)
     assert values[0] == 1.0 and recorder.auc("term") == 0.5
 
 

@@ -42,7 +42,10 @@ SHARES = {"group": 0.8, "batch": 0.2, "none": 0.2}
 
 def sparse_config(**more: Any) -> Config:
     """The study's own profile with fewer starts and settings, for speed."""
-    raw = yaml.safe_load((ROOT / "config/sparse.yaml").read_text())
+    raw, forms = (
+        yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("sparse.yaml", "presets/sparse_forms.yaml")
+    )
+    raw["grids"]["forms"] = forms["grids"]["forms_rare"]
     raw["statistics"] |= {"bootstrap_draws": 100}
     raw["grids"]["scalings"]["starts"] = list(RATES)
     raw["grids"]["scalings"]["steps"] = raw["grids"].pop("rare")["steps"]

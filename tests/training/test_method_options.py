@@ -47,7 +47,7 @@ from iapo.training.attribution_mixin import AlignmentTrainer
 from iapo.training.checkpoints import metrics_file
 from iapo.training.run import train
 from iapo.training.trainer import Sources
-from iapo.types import BlockAttribution, Example, ToolCall
+from iapo.types import BlockAttribution, CallStatus, Example, ToolCall
 
 ROOT = Path(__file__).parents[2]
 P, R, HALF = [1.0, 0, 0, 0], [0, 1.0, 0, 0], [1.0, 1.0, 0, 0]
@@ -80,9 +80,10 @@ def message(labels: list[str], name: str = "focus_on_rows_with_mask") -> list[di
     return [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "."}]
 
 
-def test_the_planted_penalty_is_for_wrong_labels_and_for_no_call() -> None:
-    completions = [message(["a"]), message(["b"]), message(["a", "b"]), [{"role": "assistant", "content": "?"}], []]
-    assert wrong_call_penalty(completions, [["a"]] * 5) == [0, -1, -1, -1, -1]
+def test_the_planted_penalty_grows_with_the_distance_from_the_right_call() -> None:
+    completions = [message(["a"]), message(["b"]), message(["a"]), [{"role": "assistant", "content": "?"}], []]
+    status: list[CallStatus] = ["executed", "executed", "failed", "none", "none"]
+    assert wrong_call_penalty(completions, [["a"]] * 5, status) == [0, -0.5, -1, -1, -1]
 
 
 def test_the_constant_penalty_is_constant_within_groups_and_differs_between() -> None:

@@ -162,7 +162,8 @@ Make = Callable[..., Any]
 def make(start: Path, examples: list[Example], tmp_path: Path) -> Make:
     """``make(kind=Recorded, **arguments)``: a trainer of two steps, four rollouts of each example in a step."""
 
-    def build(kind: type[GRPOTrainer] = Recorded, **arguments: Any) -> Any:
+    def build(kind: type[GRPOTrainer] = Recorded, turn_tokens: int | None = None, **arguments: Any) -> Any:
+        own = {"turn_tokens": turn_tokens} if turn_tokens else {}
         model, processor = load_model(start)
         settings: dict[str, Any] = {
             "max_steps": 2,
@@ -191,6 +192,7 @@ def make(start: Path, examples: list[Example], tmp_path: Path) -> Make:
             train_dataset=Dataset.from_list([dataset_row(example) for example in examples]),
             reward_funcs=[lengths],
             environment_factory=ENVIRONMENTS,
+            **own,
         )
 
     return build

@@ -44,6 +44,11 @@ def test_images_are_expanded_once(
     assert all(r.sampling["bad_words"] == list(SUPPRESSED_TOKENS) and r.sampling["n"] == 1 for r in engine.requests)
 
 
+def test_a_turn_is_not_as_long_as_a_whole_completion(colocated: dict[str, Any], engine: Any, make: Any) -> None:
+    make(turn_tokens=20, **arguments(COLOCATE, engine.processor)).train()
+    assert {request.sampling["max_tokens"] for request in engine.requests} == {20}
+
+
 class Unmended(GuardMixin, TurnMixin, GRPOTrainer):
     """TRL's own use of vLLM."""
 

@@ -68,7 +68,7 @@ def process_results(doc: ExampleRow, results: Sequence[str]) -> dict[str, dict[s
     }
     for mode in ("", "_original", "_off"):
         record["answer" + mode], record["score" + mode] = _answer_and_score(response.pop("answer_turn" + mode), doc)
-    record["call_right"] = _names_labels(response["call"], doc["focus_labels"])
+    record["call_right"] = response["call_ok"] and _names_labels(response["call"], doc["focus_labels"])
     record["score_official"] = official_score(record["answer"], doc["answer"], doc["test_set"])
     return {"accuracy": record | response}
 

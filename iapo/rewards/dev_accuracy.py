@@ -54,5 +54,5 @@ def dev_accuracy(
 
 
 def calls_right(rollout: Rollout, example: Example) -> bool:
-    """Return whether the first call of a rollout names exactly the labels that were asked for, whatever tool it is."""
-    return any(set(call.labels) == set(example.focus_labels) for call in rollout.calls[:1])
+    """Return whether a rollout's calls were carried out and the first names exactly the labels that were asked for."""
+    return rollout.call_ok and set(rollout.calls[0].labels) == set(example.focus_labels)

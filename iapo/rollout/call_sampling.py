@@ -21,6 +21,7 @@ from iapo.data.prompts import open_image
 from iapo.models.interfaces import Processor, QwenVL
 from iapo.rollout.encoding import encode_examples
 from iapo.rollout.generation import Sampling, generate_turn, turn_text
+from iapo.tools.drawing import is_right
 from iapo.tools.parsing import parse_turn
 from iapo.types import Example, ToolCall
 
@@ -44,7 +45,7 @@ class SampledCall:
     text: str
     """The turn as generated, without special tokens."""
     correct: bool
-    """Whether the first call names exactly the annotated labels."""
+    """Whether the first call can be carried out and names exactly the annotated labels."""
 
     @property
     def call(self) -> ToolCall:
@@ -90,7 +91,7 @@ def sample_calls(
                 example, rollout = chunk[i // rollouts], i % rollouts
                 text = turn_text(processor.tokenizer, turn)
                 for call in parse_turn(text).calls[:1]:
-                    correct = set(call.labels) == set(example.focus_labels)
+                    correct = is_right(example.figure, call, example.focus_labels)
                     sampled.append(SampledCall(example.example_id, rollout, text, correct))
             progress.update(len(chunk))
     return sampled

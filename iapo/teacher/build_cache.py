@@ -29,6 +29,7 @@ from iapo.teacher.cache import TeacherCache
 from iapo.teacher.candidates import Candidate, Source, candidates, text_before_call
 from iapo.teacher.rows import CacheRow
 from iapo.teacher.writer import CacheWriter, copy_cache
+from iapo.tools.drawing import is_right
 from iapo.tools.parsing import canonical, render_call
 from iapo.types import BlockAttribution, Example, ToolCall
 
@@ -182,7 +183,7 @@ class TeacherPass:
                 source=candidate.source,
                 # Filled calls rank last, because the lowest rank counts as the teacher's own call.
                 rank=rank if candidate.source != "filled" else 1_000 + rank,
-                correct=set(candidate.call.labels) == set(prompt.example.focus_labels),
+                correct=is_right(prompt.example.figure, candidate.call, prompt.example.focus_labels),
                 answer_text=answers.get(i),
             )
 

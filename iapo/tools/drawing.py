@@ -49,6 +49,17 @@ def apply(image: Image.Image, figure: Figure, calls: Sequence[ToolCall]) -> Tool
     return ToolResult(edited, None)
 
 
+def is_right(figure: Figure, call: ToolCall, labels: Sequence[str]) -> bool:
+    """Return whether a figure supports a call and the call names exactly these labels, whatever its mode of drawing.
+
+    Args:
+        figure: the figure's labels.
+        call: a validated call; one of another family fails, though it may name the labels.
+        labels: the annotated labels.
+    """
+    return set(call.labels) == set(labels) and _unknown_label_error(figure, call) is None
+
+
 def _unknown_label_error(figure: Figure, call: ToolCall) -> str | None:
     boxes = figure.boxes.get(call.family)  # type: ignore[call-overload]
     if not boxes:

@@ -18,19 +18,20 @@ def call_of(*labels: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("call", "right"),
+    ("call", "works", "right"),
     [
-        (call_of("Mali", "Chad"), True),
-        (call_of("Chad"), False),
-        (call_of("Chad", "Mali", "Peru"), False),
-        (None, False),
+        (call_of("Mali", "Chad"), True, True),
+        (call_of("Mali", "Chad"), False, False),
+        (call_of("Chad"), True, False),
+        (call_of("Chad", "Mali", "Peru"), True, False),
+        (None, False, False),
     ],
-    ids=["all labels", "one of two", "one too many", "none"],
+    ids=["all labels", "a call that failed", "one of two", "one too many", "none"],
 )
-def test_the_annotated_call_is_told_from_others(call: str | None, right: bool) -> None:
+def test_the_annotated_call_is_told_from_others(call: str | None, works: bool, right: bool) -> None:
     response = {
         "turns": ["", "FINAL ANSWER: 2"], "answer_turn": "FINAL ANSWER: 2", "answer_turn_original": None,
-        "answer_turn_off": None, "call": call, "called": True, "call_ok": True, "truncated": False,
+        "answer_turn_off": None, "call": call, "called": True, "call_ok": works, "truncated": False,
     }  # fmt: skip
     record = process_results(DOC, [json.dumps(response)])["accuracy"]
     assert record["call_right"] is right and record["score"] == 0

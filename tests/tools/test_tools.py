@@ -1,13 +1,14 @@
 """The closed list of tools: parsing a model's text, applying calls to a copy."""
 
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from iapo.tools.drawing import apply, is_noop
+from iapo.tools.drawing import apply, is_noop, is_right
 from iapo.tools.parsing import canonical, parse_turn, render_call
 from iapo.tools.registry import TOOLS, tools_for
 from iapo.types import Figure, ToolCall
@@ -102,6 +103,13 @@ def test_a_call_that_does_not_fit_returns_the_original_and_an_error(call: ToolCa
     image = Image.new("RGB", (40, 30), "gray")
     result = apply(image, FIGURE, [call])
     assert result.image is image and result.error is not None and says in result.error
+
+
+@given(CALLS, st.lists(st.sampled_from(["a", "b", "x"]), min_size=1))
+def test_a_right_call_names_the_labels_and_can_be_carried_out(call: ToolCall, labels: list[str]) -> None:
+    for made in (call, replace(call, labels=tuple(reversed(labels)))):
+        works = apply(Image.new("RGB", (40, 30)), FIGURE, [made]).error is None
+        assert is_right(FIGURE, made, labels) == (works and set(made.labels) == set(labels))
 
 
 def test_no_ops_leave_the_picture() -> None:

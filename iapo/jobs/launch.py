@@ -25,15 +25,34 @@ def launch(module: str, argument: Path, config: Config) -> None:
     Raises:
         RuntimeError: where a process failed; its own message is in the log above.
     """
-    command = [sys.executable, "-m", *launcher(config), "-m", module, str(argument)]
+    count = config.hardware.processes
+    _run(["-m", *launcher(config), "-m", module, str(argument)], f"{module} {argument}: {count} processes")
+
+
+def launch_alone(module: str, argument: Path) -> None:
+    """Run ``python -m <module> <argument>`` in one process, which gives its GPU back as it ends, and wait.
+
+    Args:
+        module: what the process runs.
+        argument: its only argument.
+
+    Raises:
+        RuntimeError: where the process failed; its own message is in the log above.
+    """
+    _run(["-m", module, str(argument)], f"{module} {argument}: its process")
+
+
+def _run(arguments: list[str], what: str) -> None:
     # Line by line through our own stream, which a job copies to its log.
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as processes:
+    with subprocess.Popen(
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as processes:
         for line in processes.stdout or ():
             sys.stderr.write(line)
     if processes.returncode:
         raise RuntimeError(
-            f"{module} {argument}: {config.hardware.processes} processes ended with status {processes.returncode}; the "
-            "first error in the log above says why. The same command resumes from the last checkpoint"
+            f"{what} ended with status {processes.returncode}; the first error in the log above says why. The same "
+            "command resumes from the last checkpoint"
         )
 
 

@@ -14,6 +14,7 @@ from iapo.config.sources import HardwareConfig
 from iapo.jobs.launch import launch
 from iapo.models.loading import load_model, save_model
 from iapo.training.grpo_config import batch_sizes
+from iapo.training.trial import DevJob, figures_of
 
 FEW = TrainConfig(steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1)
 
@@ -40,6 +41,15 @@ def test_a_failed_process_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     with pytest.raises(RuntimeError, match=r"2 processes ended with status 1"):
         launch("baselines.run", tmp_path / "no_job.json", config)
     assert "FileNotFoundError" in capsys.readouterr().err
+
+
+def test_a_process_of_its_own_finds_the_same_figures(tmp_path: Path, tiny: tuple[Any, Any], data_root: Path) -> None:
+    save_model(*tiny, tmp_path / "policy")
+    job = DevJob(
+        policy=tmp_path / "policy", data=data_root, sets=("h_bar", "vwtq"), batch_size=16, turn_tokens=8, device="cpu",
+        precision="float32",
+    )  # fmt: skip
+    assert figures_of(job, alone=True) == figures_of(job, alone=False)
 
 
 def test_a_step_is_dealt_to_processes_and_passes() -> None:

@@ -12,17 +12,15 @@ snakemake: Any
 with job(snakemake) as run:
     from baselines.run import TrainingJob, run_job
     from iapo.config.declared import value_of, with_value
-    from iapo.data.store import read_split
-    from iapo.models.loading import load_model
-    from iapo.training.weight_search import best, dev_figures, run_trials
+    from iapo.training.trial import policy_figures
+    from iapo.training.weight_search import best, run_trials
 
     name, params = snakemake.wildcards.method, snakemake.params
-    tuning, evaluation = run.config.tuning, run.config.evaluation
+    tuning = run.config.tuning
     manifest, start = Path(snakemake.input.manifest), Path(snakemake.input.start)
     optional = {name: snakemake.input.get(name) for name in ("cache", "teacher")}
     cache, teacher = (Path(paths[0]) if paths else None for paths in optional.values())
     training_settings = {key: params.settings[key] for key in params.training}
-    dev = read_split(manifest.parent, "dev", run.config.train.sets)
 
     def trial(weight: float) -> tuple[float, float, int]:
         folder = Path(params.run_dir) / f"weight_{weight:g}"
@@ -44,10 +42,7 @@ with job(snakemake) as run:
                 code=params.code,
             )
         )
-        model, processor = load_model(
-            folder / "model", device=run.config.device, precision=run.config.hardware.precision
-        )
-        return dev_figures(model, processor, dev, batch_size=evaluation.batch_size, turn_tokens=evaluation.turn_tokens)
+        return policy_figures(folder / "model", manifest.parent, run.config)
 
     trials = run_trials(tuning.factors, value_of(training_settings, params.weight), trial)
     chosen = best(trials)

@@ -14,7 +14,7 @@ def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize(("profile", "jobs"), [("mini", 29), ("smoke", 32)])
+@pytest.mark.parametrize(("profile", "jobs"), [("mini", 33), ("smoke", 32)])
 def test_every_expected_job_is_planned(profile: str, jobs: int) -> None:
     result = plan("--configfile", f"config/{profile}.yaml")
     total = next(line for line in result.stdout.splitlines() if line.startswith("total"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t as student
 
 from benchmarks.stats.paired import smallest_detectable, unbiased
 
@@ -37,22 +39,31 @@ def power_curve(
         One row per number: ``runs``, ``minutes``, and one column per comparison, ``<method> − <baseline>``: the
         smallest difference that is found with this chance, in [0, 1]; nan for one with fewer than two runs.
     """
-    spreads = {}
-    for row in contrasts.to_dict("records"):
-        each = [float(value) for value in str(row["by_seed"]).split()]
-        known = len(each) > 1
-        spread = unbiased(float(np.std(each, ddof=1)), len(each) - 1) if known else math.nan
-        spreads[f"{row['method']} − {row['baseline']}"] = spread
+    variances = {f"{row['method']} − {row['baseline']}": _variances(row, level) for row in contrasts.to_dict("records")}
     return pd.DataFrame(
         [
             {"runs": n, "minutes": 60 * _hours(cost, n) / cores}
             | {
-                name: smallest_detectable(spread / math.sqrt(n), n - 1, power, level)
-                for name, spread in spreads.items()
+                name: smallest_detectable(math.sqrt(of_runs / n + of_questions), n - 1, power, level)
+                for name, (of_runs, of_questions) in variances.items()
             }
             for n in runs
         ]
     )
+
+
+def _variances(contrast: Mapping[Hashable, Any], level: float) -> tuple[float, float]:
+    """Variance of a difference between runs, and what the questions add to its mean's, which more runs do not lower.
+
+    The second is what the contrast's interval has beyond its runs' spread; nan for both with fewer than two runs.
+    """
+    each = [float(value) for value in str(contrast["by_seed"]).split()]
+    if len(each) < 2:
+        return math.nan, math.nan
+    freedom = len(each) - 1
+    deviation = float(np.std(each, ddof=1))
+    error = (contrast["high"] - contrast["low"]) / 2 / float(student.ppf((1 + level) / 2, freedom))
+    return unbiased(deviation, freedom) ** 2, max(0.0, error**2 - deviation**2 / len(each))
 
 
 def _hours(cost: pd.DataFrame, runs: int) -> float:

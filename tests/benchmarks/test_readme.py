@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import norm, t, ttest_1samp
 
 from benchmarks.power_curve import power_curve
 from benchmarks.readme import BEGIN, END, README, REFERENCE, RESULTS, main, take, with_power, with_results
@@ -48,7 +48,8 @@ def test_more_runs_cost_in_proportion_and_find_what_a_simulation_finds() -> None
     runs = rng.standard_normal(6)
     # A deviation of six runs is low by a twentieth on average.
     by_seed = " ".join(f"{0.95 * spread * value / runs.std(ddof=1):.6f}" for value in runs)
-    contrasts = pd.DataFrame([{"method": "a", "baseline": "b", "by_seed": by_seed}])
+    half = t.ppf(0.975, 5) * 0.95 * spread / np.sqrt(6)
+    contrasts = pd.DataFrame([{"method": "a", "baseline": "b", "low": -half, "high": half, "by_seed": by_seed}])
     hours = {"a": 0.3, "b": 0.3, "cold starts": 0.4, "teachers": 0.1, "teacher cache": 0.2, "evaluation": 0.3}
     counts = {"cold starts": 8, "teachers": 2}
     cost = pd.DataFrame([{"what": what, "hours": h, "runs": counts.get(what, 6)} for what, h in hours.items()])
@@ -60,6 +61,11 @@ def test_more_runs_cost_in_proportion_and_find_what_a_simulation_finds() -> None
         samples = curve.loc[n, "a − b"] + spread * rng.standard_normal((20_000, n))
         found = (ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean()
         assert found == pytest.approx(0.8, abs=0.03)
+    # What the questions add stays, however many runs there are.
+    wider = contrasts.assign(low=-2 * half, high=2 * half)
+    floor = np.sqrt(3) * half / t.ppf(0.975, 5)
+    (many,) = power_curve(wider, cost, [10_000])["a − b"]
+    assert many == pytest.approx((norm.ppf(0.975) + norm.ppf(0.8)) * floor, rel=0.01)
 
 
 def test_the_curve_agrees_with_the_table_at_the_table_s_own_number_of_runs() -> None:

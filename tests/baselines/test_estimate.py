@@ -10,7 +10,10 @@ CONFIG = """
 profile: test
 data: {refocus: {source: {repo: a/b, revision: "0000000"}}}
 student: {model: {pretrained: {source: {repo: Qwen/Qwen2.5-VL-3B-Instruct, revision: "0000000"}}}}
-teacher: {model: {pretrained: {source: {repo: Qwen/Qwen2.5-VL-7B-Instruct, revision: "0000000"}}}}
+teacher:
+  train: {rollouts: vllm_colocate}
+  model: {pretrained: {source: {repo: Qwen/Qwen2.5-VL-7B-Instruct, revision: "0000000"}}}
+train: {rollouts: vllm_colocate}
 hardware: {processes: 2, precision: bfloat16}
 """
 

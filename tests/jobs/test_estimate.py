@@ -210,7 +210,7 @@ def _config(**changes: Any) -> Config:
         "methods": ["vtool_r1", "torl", "trm", "iapo"],
         "data": {"refocus": {"source": {"repo": "ReFocus/ReFocus_Data", "revision": "0" * 40}}},
         "student": _model(SMALL),
-        "teacher": _model(LARGE),
+        "teacher": {**_model(LARGE), "train": {"rollouts": "vllm_server"}},
         "train": {
             "groups_per_step": 64,
             "turn_tokens": 1024,

@@ -132,6 +132,7 @@ class _Answer:
         self.texts = [f"FINAL ANSWER: {example.answer}" if right else "FINAL ANSWER: none of them"]
         labels = tuple(example.focus_labels) if right else ("another",)
         # A second call that is right does not make the first one so.
+        self.call_ok = True
         self.calls = [ToolCall("tool", labels), ToolCall("tool", tuple(example.focus_labels))]
 
 

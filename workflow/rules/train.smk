@@ -48,11 +48,7 @@ rule tune_weight:
         settings=lambda wildcards: {
             **training_settings(wildcards.method),
             **declare(
-                CONFIG,
-                "tuning",
-                "hardware.precision",
-                "evaluation.batch_size",
-                "evaluation.turn_tokens",
+                CONFIG, "tuning", "evaluation.batch_size", "evaluation.turn_tokens"
             ),
         },
         training=lambda wildcards: list(RESOLVED[wildcards.method][0].settings_read),

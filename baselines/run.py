@@ -21,7 +21,7 @@ from iapo.config.declared import Settings, declared_config
 from iapo.config.schema import Config, load_config
 from iapo.data.mini_world.hints import with_hint_rate
 from iapo.data.store import read_split
-from iapo.jobs.launch import launch, launch_alone
+from iapo.jobs.launch import launch
 from iapo.training.checkpoints import clean, metrics_file, reset_if_stale
 from iapo.types import Example
 
@@ -80,10 +80,7 @@ def run_job(job: TrainingJob) -> list[dict[str, float]]:
             with atomic_write(description) as tmp:
                 tmp.write_bytes(_JOB.dump_json(job, indent=1))
             # On one GPU too: the next run's vLLM would find this one's still there.
-            if config.hardware.processes == 1:
-                launch_alone("baselines.run", description)
-            else:
-                launch("baselines.run", description, config)
+            launch("baselines.run", description, config)
         return metrics_file(job.run_dir).rows()
 
 

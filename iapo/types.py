@@ -5,7 +5,7 @@ Shapes: B rows, K prompt blocks. Imports no torch at run time, so that the workf
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -50,6 +50,10 @@ class ToolCall:
     name: str
     """Tool name, ``focus_on_<family>_with_<mode>``."""
     labels: tuple[str, ...]
+
+    def names(self, labels: Iterable[str]) -> bool:
+        """Return whether the call names exactly these labels, in any order."""
+        return set(self.labels) == set(labels)
 
     @property
     def family(self) -> str:

@@ -17,6 +17,8 @@ _ACCELERATE: dict[Strategy, str] = {"ddp": "multi_gpu", "fsdp2": "fsdp2", "zero2
 def launch(module: str, argument: Path, config: Config) -> None:
     """Run ``python -m <module> <argument>`` in as many processes as the configuration says, and wait.
 
+    One process is started without a launcher.
+
     Args:
         module: what every process runs; finds its rank in the environment.
         argument: its only argument.
@@ -26,6 +28,9 @@ def launch(module: str, argument: Path, config: Config) -> None:
         RuntimeError: where a process failed; its own message is in the log above.
     """
     count = config.hardware.processes
+    if count == 1:
+        launch_alone(module, argument)
+        return
     _run(["-m", *launcher(config), "-m", module, str(argument)], f"{module} {argument}: {count} processes")
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoProcessor
 
 from iapo.artifacts.files import atomic_directory
+from iapo.config.schema import Config
 from iapo.config.sources import Precision
 from iapo.models.interfaces import Policy, Processor, QwenVL
 from iapo.models.processor import set_response_template
@@ -38,6 +39,16 @@ def load_model(directory: Path, *, device: str = "cpu", precision: Precision = "
     set_response_template(processor.tokenizer)
     model.eval()
     return model.to(device), processor  # type: ignore[arg-type]
+
+
+def load_to_run(directory: Path, config: Config) -> Policy:
+    """Load a model that is not trained: where, and in the precision in which, the configuration runs such models.
+
+    Args:
+        directory: a pretrained directory.
+        config: of the run.
+    """
+    return load_model(directory, device=config.device, precision=config.hardware.precision)
 
 
 def save_model(

@@ -55,4 +55,4 @@ def dev_accuracy(
 
 def calls_right(rollout: Rollout, example: Example) -> bool:
     """Return whether a rollout's calls were carried out and the first names exactly the labels that were asked for."""
-    return rollout.call_ok and set(rollout.calls[0].labels) == set(example.focus_labels)
+    return rollout.call_ok and rollout.calls[0].names(example.focus_labels)

@@ -125,7 +125,7 @@ def constant_penalty(
 def _right(messages: Sequence[Mapping[str, Any]], labels: Sequence[str], status: CallStatus) -> bool:
     """Return whether a rollout's call was executed and its first call names exactly these labels."""
     calls = _first_calls(messages)
-    return status == "executed" and bool(calls) and set(calls[0].labels) == set(labels)
+    return status == "executed" and bool(calls) and calls[0].names(labels)
 
 
 def _first_calls(messages: Sequence[Mapping[str, Any]]) -> list[ToolCall]:

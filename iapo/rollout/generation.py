@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from iapo.config.method import TrainConfig
 from iapo.models.interfaces import Processor, QwenVL
 from iapo.models.processor import IMAGE_TOKEN, SUPPRESSED_TOKENS
 from iapo.rollout.encoding import EncodedPrompt
@@ -25,6 +26,11 @@ class Sampling:
     temperature: float
     top_p: float = 1.0
     """Probability mass of the nucleus; 1 leaves no token out."""
+
+    @classmethod
+    def of(cls, settings: TrainConfig) -> Sampling:
+        """Return how a run with these settings samples its rollouts."""
+        return cls(settings.temperature, settings.top_p)
 
 
 @torch.no_grad()

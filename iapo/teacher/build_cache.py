@@ -63,7 +63,7 @@ class TeacherPass:
         """
         self._model, self._processor = model, processor
         self._settings = config.teacher
-        self._sampling = Sampling(config.teacher.train.temperature, config.teacher.train.top_p)
+        self._sampling = Sampling.of(config.teacher.train)
         self._turn_tokens = config.evaluation.turn_tokens
         self._attribution = config.teacher_attribution
         self._writer = writer

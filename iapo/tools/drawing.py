@@ -57,7 +57,7 @@ def is_right(figure: Figure, call: ToolCall, labels: Sequence[str]) -> bool:
         call: a validated call; one of another family fails, though it may name the labels.
         labels: the annotated labels.
     """
-    return set(call.labels) == set(labels) and _unknown_label_error(figure, call) is None
+    return call.names(labels) and _unknown_label_error(figure, call) is None
 
 
 def _unknown_label_error(figure: Figure, call: ToolCall) -> str | None:

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from iapo.config.schema import Config
-from iapo.models.loading import load_model
+from iapo.models.loading import load_to_run
 from iapo.rewards.verifier import ToolUse, Verifier, VerifierGuard
 from iapo.rewards.verifier_server import ServerVerifier
 from iapo.rewards.verifier_teacher import TeacherVerifier
@@ -93,5 +93,5 @@ def _verifier(config: Config, sources: Sources) -> Verifier:
         return ServerVerifier(config.verifier, sources.replies)
     if sources.teacher is None:
         raise ValueError("the verifier is the teacher: pass its pretrained directory")
-    model, processor = load_model(sources.teacher, device=config.device, precision=config.hardware.precision)
+    model, processor = load_to_run(sources.teacher, config)
     return TeacherVerifier(model, processor, config.evaluation.turn_tokens)

@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from scipy.stats import norm, t, ttest_1samp
 
 from benchmarks.power_curve import power_curve
 from benchmarks.readme import BEGIN, END, README, REFERENCE, RESULTS, main, take, with_power, with_results
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import between_marks
+from iapo.config.schema import load_config
 
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "config/README.md", ROOT / "results/README.md"]
 
@@ -20,6 +22,18 @@ def test_both_pages_have_the_results_that_are_checked_in() -> None:
     main_table, contrasts, cost = (pd.read_csv(REFERENCE / f"{name}.csv") for name in ("main", "contrasts", "cost"))
     assert with_results(README.read_text(), main_table, contrasts) == README.read_text()
     assert with_power(RESULTS.read_text(), contrasts, cost) == RESULTS.read_text()
+
+
+def test_readme_says_how_long_mini_takes_and_from_how_many_starts() -> None:
+    config = load_config(yaml.safe_load((ROOT / "config/mini.yaml").read_text()))
+    starts = config.student.cold_starts
+    assert len(config.seeds) == starts and f"{('four', 'five', 'six', 'seven', 'eight')[starts - 4]} cold starts" in (
+        README.read_text()
+    )
+    contrasts, cost = (pd.read_csv(REFERENCE / f"{name}.csv") for name in ("contrasts", "cost"))
+    (curve,) = power_curve(contrasts, cost, [starts]).to_dict("records")
+    (said,) = re.findall(r"(\d+) minutes on 2 CPU cores", README.read_text())
+    assert int(said) == pytest.approx(curve["minutes"], abs=5)
 
 
 def test_readme_is_short() -> None:

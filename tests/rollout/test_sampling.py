@@ -11,11 +11,26 @@ from scipy.stats import chisquare
 
 from iapo.data.prompts import prompt_messages
 from iapo.models.processor import SUPPRESSED_TOKENS
+from iapo.rollout import call_sampling
 from iapo.rollout.encoding import encode_prompt
 from iapo.rollout.generation import Sampling, generate_turn
-from iapo.types import Example
+from iapo.rollout.turns import turn_ids
+from iapo.tools.parsing import render_call
+from iapo.types import Example, ToolCall
 
 DRAWS = 600
+
+
+def test_a_call_on_the_right_labels_by_a_tool_that_fails_is_not_right(
+    tiny: tuple[Any, Any], test_examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = tiny[1].tokenizer
+    example = next(e for e in test_examples if e.test_set == "vwtq" and e.focus_labels[0] in e.figure.boxes["rows"])
+    calls = [ToolCall(f"focus_on_{family}_with_mask", example.focus_labels) for family in ("rows", "columns")]
+    turns = [turn_ids(tokenizer, render_call(call)) for call in calls]
+    monkeypatch.setattr(call_sampling, "generate_turn", lambda *_, **__: turns)
+    found = call_sampling.sample_calls(*tiny, [example], rollouts=2, sampling=None, turn_tokens=24, seed=0)
+    assert [(each.call.family, each.correct) for each in found] == [("rows", True), ("columns", False)]
 
 
 @pytest.fixture(scope="module")

@@ -125,6 +125,13 @@ def test_sets_weigh_alike_and_the_first_call_counts(
     model.eval()
 
 
+def test_a_call_that_failed_is_not_right(test_examples: list[Example]) -> None:
+    answer = _Answer(test_examples[0], right=True)
+    assert module.calls_right(answer, test_examples[0])  # type: ignore[arg-type]
+    answer.call_ok = False
+    assert not module.calls_right(answer, test_examples[0])  # type: ignore[arg-type]
+
+
 class _Answer:
     def __init__(self, example: Example, *, right: bool) -> None:
         from iapo.types import ToolCall

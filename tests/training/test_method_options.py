@@ -253,6 +253,19 @@ def test_which_groups_are_attributed(
     assert math.isfinite(row["reward"])
 
 
+def test_the_cache_says_right_of_calls_that_would_work(
+    tiny: tuple[Any, Any], test_examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = next(e for e in test_examples if e.test_set == "vwtq" and e.focus_labels[0] in e.figure.boxes["rows"])
+    own = render_call(ToolCall("focus_on_rows_with_mask", example.focus_labels))
+    monkeypatch.setattr(TeacherPass, "_generate", lambda *_: [own])
+    config = Config(profile="test", teacher=TeacherConfig(sampled_calls=1, enumerated="tools"))
+    TeacherPass(*tiny, config, CacheWriter(tmp_path / "cache", "f")).run([example])
+    rows = TeacherCache(tmp_path / "cache").rows
+    # The columns' tools are enumerated with the same labels, which they do not have.
+    assert {(row.call.family, row.correct) for row in rows} == {("rows", True), ("columns", False)}
+
+
 def test_a_killed_teacher_pass_goes_on_and_a_damaged_shard_is_rebuilt_alone(
     ready: Path, tiny: tuple[Any, Any], test_examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

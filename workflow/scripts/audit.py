@@ -20,7 +20,7 @@ with job(snakemake) as run:
     from iapo.artifacts.files import directory_beside
     from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models.loading import load_model
+    from iapo.models.loading import load_to_run
     from iapo.rollout.call_sampling import read_misses, sample_calls
     from iapo.rollout.generation import Sampling
     from iapo.teacher.cache import TeacherCache
@@ -30,19 +30,19 @@ with job(snakemake) as run:
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), audit.prompts_per_set)
     examples = {example.example_id: example for example in prompts}
-    teacher = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
+    teacher = load_to_run(weights.parent, config)
     cached = directory_beside(Path(snakemake.input.stats[0]))
     cache = TeacherCache(cached)
     # The cache holds calls that the cold student was seen to make, so that it is asked with other ones.
     seed = config.student.cold_start.seed + 1
     audits, errors, found = {}, {}, {}
     for stage, path in {"before training": snakemake.input.cold, "after training": snakemake.input.trained}.items():
-        student = load_model(Path(path).parent, device=config.device, precision=config.hardware.precision)
+        student = load_to_run(Path(path).parent, config)
         calls = sample_calls(
             *student,
             prompts,
             rollouts=audit.rollouts,
-            sampling=Sampling(config.train.temperature, config.train.top_p),
+            sampling=Sampling.of(config.train),
             turn_tokens=config.evaluation.turn_tokens,
             seed=seed,
         )

@@ -13,7 +13,7 @@ snakemake: Any
 with job(snakemake) as run:
     from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models.loading import load_model
+    from iapo.models.loading import load_to_run
     from iapo.rollout.call_sampling import read_calls
     from iapo.teacher.build_cache import TeacherPass
     from iapo.teacher.cache import TeacherCache, cache_stats
@@ -24,7 +24,7 @@ with job(snakemake) as run:
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     cache = Path(snakemake.params.cache_dir)
-    model, processor = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
+    model, processor = load_to_run(weights.parent, config)
     examples = training_prompts(read_split(manifest.parent, "train", config.train.sets), config.train.prompts_per_set)
     address = fingerprint(
         hash_weights(weights.parent),

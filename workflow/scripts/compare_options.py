@@ -14,7 +14,7 @@ with job(snakemake) as run:
     from benchmarks.audit.teachers import compare_options
     from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models.loading import load_model
+    from iapo.models.loading import load_to_run
     from iapo.rollout.call_sampling import sample_calls
     from iapo.rollout.generation import Sampling
     from iapo.types import TEST_SETS
@@ -22,18 +22,15 @@ with job(snakemake) as run:
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
     dev = training_prompts(read_split(manifest.parent, "dev", TEST_SETS), config.audit.prompts_per_set)
-    student = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
+    student = load_to_run(weights.parent, config)
     teachers = {
-        seed: load_model(
-            Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device, precision=config.hardware.precision
-        )
-        for seed in config.asked_teachers
+        seed: load_to_run(Path(snakemake.input[f"teacher{seed}"]).parent, config) for seed in config.asked_teachers
     }
     calls = sample_calls(
         *student,
         dev,
         rollouts=config.audit.rollouts,
-        sampling=Sampling(config.train.temperature, config.train.top_p),
+        sampling=Sampling.of(config.train),
         turn_tokens=config.evaluation.turn_tokens,
         seed=config.student.cold_start.seed,
     )

@@ -12,7 +12,7 @@ with job(snakemake) as run:
     from iapo.artifacts.files import directory_beside
     from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models.loading import load_model
+    from iapo.models.loading import load_to_run
     from iapo.rollout.call_sampling import read_misses
     from iapo.teacher.build_cache import fill_copy
     from iapo.teacher.cache import cache_stats
@@ -20,7 +20,7 @@ with job(snakemake) as run:
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     queue = read_misses(Path(path).parent.parent / "work" for path in snakemake.input.weights)
-    teacher = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
+    teacher = load_to_run(weights.parent, config)
     examples = training_prompts(read_split(manifest.parent, "train", config.train.sets), config.train.prompts_per_set)
     cache, filled = directory_beside(Path(snakemake.input.stats)), directory_beside(Path(snakemake.output.stats))
     with exclusive(filled.with_name(f".{filled.name}")):

@@ -12,7 +12,7 @@ with job(snakemake) as run:
     from benchmarks.audit.teachers import ask_teachers, summary
     from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models.loading import load_model
+    from iapo.models.loading import load_to_run
     from iapo.rollout.call_sampling import read_sampled
     from iapo.types import TEST_SETS
 
@@ -21,12 +21,9 @@ with job(snakemake) as run:
     prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.audit.prompts_per_set)
     examples = {example.example_id: example for example in prompts}
     calls = [call for call in read_sampled(Path(snakemake.input.calls)) if call.example_id in examples]
-    student = load_model(weights.parent, device=config.device, precision=config.hardware.precision)
+    student = load_to_run(weights.parent, config)
     teachers = {
-        seed: load_model(
-            Path(snakemake.input[f"teacher{seed}"]).parent, device=config.device, precision=config.hardware.precision
-        )
-        for seed in snakemake.params.asked
+        seed: load_to_run(Path(snakemake.input[f"teacher{seed}"]).parent, config) for seed in snakemake.params.asked
     }
     found = summary(ask_teachers(student, teachers, examples, calls, config), calls, snakemake.params.cached)
     run.log.info(f"teacher seed {found['teacher_seed']}: {found['sentence']}")

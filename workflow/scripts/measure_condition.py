@@ -14,7 +14,7 @@ with job(snakemake) as run:
     from benchmarks.mechanism.answers import answer
     from benchmarks.mechanism.behaviour import measure
     from iapo.data.store import read_split
-    from iapo.models.loading import load_model
+    from iapo.models.loading import load_to_run
     from iapo.types import TEST_SETS
 
     manifest = Path(snakemake.input.manifest)
@@ -26,9 +26,7 @@ with job(snakemake) as run:
     for condition, output in zip(snakemake.params.conditions, snakemake.output.records, strict=True):
         records = []
         for seed, weights in [(seed, path) for name, seed, path in models if name == condition]:
-            model, processor = load_model(
-                weights.parent, device=run.config.device, precision=run.config.hardware.precision
-            )
+            model, processor = load_to_run(weights.parent, run.config)
             measured = look(model, processor, questions, turn_tokens=run.config.evaluation.turn_tokens)
             records += [{"condition": condition, "seed": seed, **record} for record in measured]
         with atomic_write(Path(output)) as tmp:

@@ -54,7 +54,7 @@ with job(snakemake) as run:
                 processor,
                 group,
                 rollouts=config.train.group_size,
-                sampling=Sampling(config.train.temperature, config.train.top_p),
+                sampling=Sampling.of(config.train),
                 turn_tokens=config.evaluation.turn_tokens,
                 seed=0,
             )

@@ -12,12 +12,12 @@ with job(snakemake) as run:
     from iapo.cold_start.call_rates import call_rates
     from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models.loading import load_model
+    from iapo.models.loading import load_to_run
     from iapo.rollout.call_sampling import sample_calls, write_calls
     from iapo.rollout.generation import Sampling
 
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
-    model, processor = load_model(weights.parent, device=run.config.device, precision=run.config.hardware.precision)
+    model, processor = load_to_run(weights.parent, run.config)
     settings = run.config.train
     examples = training_prompts(read_split(manifest.parent, "train", settings.sets), settings.prompts_per_set)
     calls = sample_calls(
@@ -25,7 +25,7 @@ with job(snakemake) as run:
         processor,
         examples,
         rollouts=run.config.teacher.student_calls,
-        sampling=Sampling(settings.temperature, settings.top_p),
+        sampling=Sampling.of(settings),
         turn_tokens=run.config.evaluation.turn_tokens,
         seed=run.config.student.cold_start.seed,
     )

@@ -34,12 +34,13 @@ _TURN_TOKENS = 256
 
 
 _SAVED: dict[Arithmetic, tuple[int, int, int, int]] = {
-    "bfloat16": (8, 20, 26, 4),
-    "mixed": (8, 30, 28, 4),
-    "float32": (16, 32, 44, 8),
+    "bfloat16": (8, 20, 24, 4),
+    "mixed": (8, 30, 26, 4),
+    "float32": (16, 32, 40, 8),
 }
 """Bytes that autograd saves a token and layer: × MLP width, × hidden width of the language model, × that of the vision
-tower, × width of the keys. Measured with saved-tensor hooks on transformers' Qwen2.5-VL with scaled dot products."""
+tower, × width of the keys. Measured with saved-tensor hooks on transformers' Qwen2.5-VL with scaled dot products, the
+windows of one size in one call."""
 
 
 _OVERHEAD = 2 * GB

@@ -33,6 +33,7 @@ from iapo.jobs.costs import (
 )
 from iapo.jobs.estimate import Estimate, candidates, estimate, estimate_text, questions
 from iapo.jobs.model_sizes import ModelSize, UnknownModelError, model_size
+from iapo.models.vision_windows import batch_windows
 
 SMALL = RepositoryConfig(repo="Qwen/Qwen2.5-VL-3B-Instruct", revision="0" * 40)
 LARGE = RepositoryConfig(repo="Qwen/Qwen2.5-VL-7B-Instruct", revision="0" * 40)
@@ -111,6 +112,7 @@ def _saved(model: torch.nn.Module, forward: Callable[[], Any]) -> int:
 )
 def test_saved_activations_are_those_of_the_real_layers(arithmetic: Any, weights: torch.dtype) -> None:
     """A layer more and a token more: what they add, so that the ends of the model do not count."""
+    batch_windows()  # as every run does that loads a model
     shape = ModelSize(1, 256, 688, 4, 1, 100, True, 1, 160, 430)
 
     def bytes_of(layers: int, tokens: int, patches_wide: int) -> int:

@@ -44,7 +44,12 @@ def sampling_arguments(
     arguments: dict[str, Any] = {"use_vllm": True, "generation_kwargs": {"bad_words": list(SUPPRESSED_TOKENS)}}
     if settings.rollouts == "vllm_server":
         return {**arguments, "vllm_mode": "server", "vllm_server_base_url": config.hardware.vllm_server}
-    arguments |= {"vllm_mode": "colocate", "vllm_gpu_memory_utilization": config.hardware.vllm_memory}
+    arguments |= {
+        "vllm_mode": "colocate",
+        "vllm_gpu_memory_utilization": config.hardware.vllm_memory,
+        # Its weights, keys and values leave the GPU while the policy is updated. vLLM has this on GPUs only.
+        "vllm_enable_sleep_mode": config.device == "cuda",
+    }
     if prompt_tokens is not None and settings.max_completion_length is not None:
         arguments["vllm_max_model_length"] = prompt_tokens + settings.max_completion_length
     return arguments

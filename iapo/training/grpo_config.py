@@ -123,6 +123,8 @@ def grpo_config(
         gradient_checkpointing=config.hardware.checkpoint_activations,
         # Attribution takes gradients inside a forward pass, which reentrant checkpointing does not allow.
         gradient_checkpointing_kwargs={"use_reentrant": False},
+        # Else FSDP2 holds every gradient whole, in bfloat16, until the last pass of a step.
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": config.hardware.strategy == "fsdp2"}},
         max_grad_norm=1.0,
         logging_steps=1,
         save_steps=settings.save_every,

@@ -28,6 +28,7 @@ from iapo.rollout.environment import FigureEnvironment
 from iapo.rollout.status import call_status
 from iapo.training.grpo_config import TermsConfig
 from iapo.training.guards import GuardMixin
+from iapo.training.host_pixels import HostPixelsMixin
 from iapo.training.rollout_recorder import RolloutRow, TurnMixin
 from iapo.training.sharded_mixin import ShardedMixin
 from iapo.training.trimmed_pass import TrimmedPassMixin
@@ -53,7 +54,7 @@ class Sources:
     """Cached replies of the verifier's server."""
 
 
-class FigureTrainer(TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, ShardedMixin, GRPOTrainer):
+class FigureTrainer(TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, HostPixelsMixin, ShardedMixin, GRPOTrainer):
     """GRPO trainer for figure environments, with guards, memoised tokenization, and tool and reward metrics."""
 
     def __init__(self, *args: Any, train_turns: TrainTurns = "both", **kwargs: Any) -> None:

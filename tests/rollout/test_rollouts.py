@@ -152,6 +152,7 @@ def test_trl_s_private_methods_are_as_we_override_them() -> None:
             *("self", "prompt_ids", "images", "multimodal_fields", "num_generations", "has_tool_images")
         ],
         "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
+        "_prepare_input": ["self", "data"],
         "_get_grad_norm": ["self", "model", "grad_norm"],
         "log": ["self", "logs", "start_time"],
     }

@@ -1,6 +1,6 @@
 """One training run in two processes and in one: the same rollouts a step, whole groups, one policy at the end."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from iapo.config.schema import Config, ConfigError, TrainConfig
 from iapo.config.sources import HardwareConfig
 from iapo.jobs.launch import launch
 from iapo.models.loading import load_model, save_model
-from iapo.training.grpo_config import batch_sizes
+from iapo.training.grpo_config import batch_sizes, grpo_config
 from iapo.training.trial import DevJob, figures_of
 
 FEW = TrainConfig(steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1)
@@ -50,6 +50,16 @@ def test_a_process_of_its_own_finds_the_same_figures(tmp_path: Path, tiny: tuple
         precision="float32",
     )  # fmt: skip
     assert figures_of(job, alone=True) == figures_of(job, alone=False)
+
+
+@pytest.mark.parametrize(("strategy", "each_pass"), [("fsdp2", True), ("ddp", False)])
+def test_shards_reduce_their_gradients_at_every_pass(
+    tmp_path: Path, tiny: tuple[Any, Any], strategy: Any, each_pass: bool
+) -> None:
+    config = Config(profile="test", train=FEW, hardware=HardwareConfig(strategy=strategy))
+    arguments = grpo_config(config, replace(FEW, max_completion_length=60), [], tiny[1], [], tmp_path, seed=0)
+    accumulating: Any = arguments.accelerator_config
+    assert accumulating.gradient_accumulation_kwargs == {"sync_each_batch": each_pass}
 
 
 def test_a_step_is_dealt_to_processes_and_passes() -> None:

@@ -129,10 +129,11 @@ def sums_error(model, accelerator, tied, tokens):
     return ((found.signed - alone.signed).abs().max() / alone.signed.abs().max()).item()
 
 
-def gradient_error(model, accelerator, tied):
+def gradient_error(model, accelerator, tied, passes=((0, 3),)):
     accelerator_of_one = accelerator_of("no")
-    loss_of(model, accelerator, [0, 3][rank]).backward()
-    (sum(loss_of(plain[tied], accelerator_of_one, i) for i in (0, 3)) / 2).backward()
+    for of_ranks in passes:
+        loss_of(model, accelerator, of_ranks[rank]).backward()
+        (sum(loss_of(plain[tied], accelerator_of_one, i) for i in of_ranks) / 2).backward()
     worst = 0.0
     for mine, whole in zip(model.parameters(), plain[tied].parameters(), strict=True):
         found, wanted = mine.grad.full_tensor().float(), whole.grad
@@ -156,6 +157,7 @@ for (tied, precision, checkpointing), policy in policies.items():
         "many chunks": sums_error(model, accelerator, tied, 300),
         "one chunk": sums_error(model, accelerator, tied, 100_000),
         "gradient": gradient_error(model, accelerator, tied),
+        "gradient of two passes": gradient_error(model, accelerator, tied, ((0, 3), (1, 4))),
         "after a step": sums_error(model, accelerator, tied, 300),
     }
     results[f"{'tied' if tied else 'untied'} {precision} {checkpointing}"] = found
@@ -201,6 +203,9 @@ def results(tmp_path_factory: pytest.TempPathFactory, test_examples: list[Exampl
     return [json.loads((directory / f"results-{rank}.json").read_text()) for rank in range(2)]
 
 
+ERRORS = ("many chunks", "one chunk", "gradient", "gradient of two passes", "after a step")
+
+
 @pytest.mark.filterwarnings("ignore:the pad token's embedding is zero")
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize("precision", ["no", "bf16"])
@@ -211,7 +216,7 @@ def test_sums_and_gradients_are_those_of_one_process(
     bound = {"no": 1e-4, "bf16": 0.1}[precision]
     for found in results:
         errors = found[f"{head} {precision} {checkpointing}"]
-        assert set(errors) == {"many chunks", "one chunk", "gradient", "after a step"}
+        assert set(errors) == {*ERRORS}
         assert max(errors.values()) < bound, errors
 
 

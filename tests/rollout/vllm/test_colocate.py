@@ -100,8 +100,11 @@ def test_each_mode_bans_the_image_tokens_its_own_way(tiny: tuple[Any, Any]) -> N
         "generation_kwargs": {"bad_words": list(SUPPRESSED_TOKENS)},
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": 0.5,
+        "vllm_enable_sleep_mode": False,
         "vllm_max_model_length": 160,
     }
+    on_gpu = Config(profile="test", device="cuda")
+    assert sampling_arguments(on_gpu, COLOCATE, tiny[1])["vllm_enable_sleep_mode"]
 
 
 def test_the_longest_prompt_is_counted_without_its_pixels(tiny: tuple[Any, Any], test_examples: list[Example]) -> None:

@@ -19,11 +19,12 @@ from baselines import METHODS
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import atomic_write, between_marks
 from iapo.config.schema import ConfigError, load_config
-from iapo.jobs.estimate import estimate, estimate_text, merge_configs, read_config
+from iapo.jobs.estimate import estimate, estimate_text, hours_text, merge_configs, read_config
 from iapo.jobs.model_sizes import UnknownModelError
 
 GUIDE = ROOT / "docs/guide.md"
 PAPER = ROOT / "config/paper.yaml"
+PRESETS = ROOT / "config/presets"
 _BEGIN, _END = "<!-- costs: written by `make config` -->", "<!-- end of costs -->"
 
 
@@ -33,35 +34,28 @@ class Machine:
 
     name: str
     told: str
-    """What the reader puts into a file or behind the command."""
+    """What the reader puts behind the command."""
+    presets: tuple[str, ...] = ()
+    """Files of config/presets laid over the profile."""
     overlay: str = ""
-    """The same as YAML, where it changes the configuration."""
+    """More of it, as YAML."""
     gpus: int | None = None
     """Of the machine; as many as the largest job needs when absent."""
 
 
-_SMALL_IMAGES = "{model: {pretrained: {max_pixels: 1003520}}}"
 MACHINES = (
     Machine(
-        "1 GPU",
-        "`hardware: {processes: 1, strategy: ddp, lora_rank: 64, vllm_memory: 0.25}`, `max_pixels: 1003520` for both "
-        "models; adapters in place of all weights",
-        "hardware: {processes: 1, strategy: ddp, lora_rank: 64, vllm_memory: 0.25}\n"
-        f"student: {_SMALL_IMAGES}\nteacher: {_SMALL_IMAGES}",
+        "1 GPU", "`one_gpu.yaml`: three methods, adapters, smaller figures, the teacher as published", ("one_gpu",)
     ),
+    Machine("1 small GPU", "`one_gpu.yaml small_gpu.yaml`: one seed besides", ("one_gpu", "small_gpu")),
     Machine("4 GPUs", "nothing: the profile as it is"),
     Machine(
         "4 GPUs, first look",
-        "`seeds: [0]`, `methods: [vtool_r1, exact_match, iapo]`",
-        "seeds: [0]\nmethods: [vtool_r1, exact_match, iapo]",
+        "`--config seeds=[0] methods=[vtool_r1,exact_match,iapo]`",
+        overlay="seeds: [0]\nmethods: [vtool_r1, exact_match, iapo]",
     ),
-    Machine("8 GPUs", "`--resources gpu=8` behind the target: two trainings of four GPUs side by side", gpus=8),
-    Machine(
-        "8 GPUs, tighter",
-        "`hardware: {processes: 8}` and `--resources gpu=8`: one training over all",
-        "hardware: {processes: 8}",
-        gpus=8,
-    ),
+    Machine("8 GPUs", "`--resources gpu=8`: two trainings of four GPUs side by side", gpus=8),
+    Machine("4 GPUs, VTool-R1's first code", "`vtool_r1_v1.yaml`", ("vtool_r1_v1",)),
 )
 
 
@@ -69,13 +63,15 @@ def machine_table() -> str:
     """Return the guide's table: what each machine is told, and what the run then needs."""
     rows = []
     for machine in MACHINES:
-        overlay = yaml.safe_load(machine.overlay) or {} if machine.overlay else {}
-        found = estimate(load_config(merge_configs([yaml.safe_load(PAPER.read_text()), overlay])), METHODS)
-        hours = found.wall_hours(machine.gpus or found.gpus)
+        files = [PAPER, *(PRESETS / f"{preset}.yaml" for preset in machine.presets)]
+        parts = [yaml.safe_load(path.read_text()) for path in files]
+        overlay = yaml.safe_load(machine.overlay) if machine.overlay else {}
+        found = estimate(load_config(merge_configs([*parts, overlay])), METHODS)
+        hours = hours_text(*found.wall_hours(machine.gpus or found.gpus))
         rows.append(
-            (machine.name, machine.told, f"{found.memory_gb:.0f} GB", f"{hours:.0f} h", f"{found.disk_gb / 1e3:.1f} TB")
+            (machine.name, machine.told, f"{found.memory_gb:.0f} GB", f"{hours} h", f"{found.disk_gb / 1e3:.1f} TB")
         )
-    headers = ("machine", "`mine.yaml`", "memory of a GPU", "time", "disk")
+    headers = ("machine", "what it is told", "memory of a GPU", "time", "disk")
     return tabulate(rows, headers=headers, tablefmt="github")
 
 

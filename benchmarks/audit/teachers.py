@@ -6,7 +6,7 @@ Measured for teachers of several seeds, and for each option of attribution and p
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypedDict
 
@@ -32,8 +32,8 @@ class Asked:
 
 
 def ask_teachers(
-    student: Policy,
-    teachers: Mapping[int, Policy],
+    student: Callable[[], Policy],
+    teachers: Mapping[int, Callable[[], Policy]],
     examples: Mapping[str, Example],
     calls: Sequence[SampledCall],
     config: Config,
@@ -41,8 +41,8 @@ def ask_teachers(
     """Measure how informative each teacher is about the student's calls.
 
     Args:
-        student: the policy that made the calls.
-        teachers: seed → teacher.
+        student: loads the policy that made the calls; one model at a time is held, so that a small GPU holds it.
+        teachers: seed → what loads the teacher.
         examples: example id → prompt.
         calls: the student's sampled calls [N]; may be empty.
         config: configuration of the profile.
@@ -52,16 +52,16 @@ def ask_teachers(
     """
     if not calls:
         return {seed: Asked([], informativeness([], [], [])) for seed in teachers}
-    mine = score_calls(*student, examples, calls, config.attribution)
+    mine = score_calls(*student(), examples, calls, config.attribution)
     return {
         seed: _measure(
             mine,
-            score_calls(*teacher, examples, calls, config.teacher_attribution),
+            score_calls(*load(), examples, calls, config.teacher_attribution),
             calls,
             config.alignment,
             config.statistics.seed,
         )
-        for seed, teacher in teachers.items()
+        for seed, load in teachers.items()
     }
 
 

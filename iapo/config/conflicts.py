@@ -110,6 +110,8 @@ def _start_problems(config: Config) -> Iterator[str]:
     for key, policy in (("student", student), ("teacher", teacher)):
         if policy.model.pretrained and policy.cold_starts > 1:
             yield f"{key}.cold_starts: found {policy.cold_starts} with a pretrained model, which has one start; use 1"
+    if not teacher.trained and not teacher.model.pretrained:
+        yield "teacher.trained: found false with a tiny model, which knows nothing yet; only pretrained ones go without"
     if student.habits and (student.model.pretrained or student.first_stage):
         yield "student.habits: found them with a pretrained model or a first stage; only tiny cold starts learn them"
     for name in sorted({"cold", "first_stage"} & set(student.habits)):

@@ -23,6 +23,8 @@ class TeacherConfig:
     """Supervised stages."""
     train: TrainConfig = TrainConfig(steps=30)
     """GRPO on the outcome alone."""
+    trained: bool = True
+    """Whether it is trained at all; false takes a pretrained model as it is."""
     n_steps: Count = 16
     """Points on the path; offline, so it can afford more than the student. All else is `attribution`'s."""
     sampled_calls: Count = 4

@@ -161,7 +161,7 @@ class Config:
     evaluation: EvaluationConfig = EvaluationConfig()
     released: dict[RowName, ReleasedConfig] = field(default_factory=dict)
     """Row of the table → published weights that are evaluated under their own prompt and not trained here: `model`
-    (`source`, `min_pixels`, `max_pixels`) and `prompt` (`address`, `sha256`)."""
+    (`source`, `min_pixels`, `max_pixels`) and `prompt` (`address`, `sha256`). null leaves out a row of another file."""
     statistics: StatisticsConfig = StatisticsConfig()
     audit: AuditConfig = AuditConfig()
     rewards: RewardsConfig = RewardsConfig()
@@ -194,10 +194,14 @@ class Config:
             "untrained",
             *(f"untrained_{habit}" for habit in self.habits_used),
             *(["first_stage"] if self.student.first_stage else []),
-            *_TEACHER_ROWS,
+            *self._teacher_rows,
             *self.released,
             *(["api"] if self.evaluation.api_model else []),
         )
+
+    @property
+    def _teacher_rows(self) -> tuple[str, ...]:
+        return ("teacher_untrained", "teacher") if self.teacher.trained else ("teacher",)
 
     @property
     def start_policy(self) -> str:
@@ -240,7 +244,7 @@ class Config:
     def reference_starts(self) -> dict[str, list[int]]:
         """Row that no method trains → numbers of its starts; weights or a model from elsewhere have one."""
         students, teachers = (sorted(set(each.values())) for each in (self.start_of, self.teacher_of))
-        starts = dict.fromkeys(self.reference_policies, students) | dict.fromkeys(_TEACHER_ROWS, teachers)
+        starts = dict.fromkeys(self.reference_policies, students) | dict.fromkeys(self._teacher_rows, teachers)
         return starts | {row: [0] for row in (*self.released, "api") if row in starts}
 
     @property
@@ -276,9 +280,9 @@ class Config:
     def asked_teachers(self) -> dict[int, int]:
         """GRPO seed of each teacher that is asked whether it is informative → number of its cold start.
 
-        Where there is one cold start, `audit.teacher_seeds` are asked beside the one that has a cache.
+        Where there is one cold start that is trained, `audit.teacher_seeds` are asked beside the one that has a cache.
         """
-        more = self.audit.teacher_seeds if self.teacher.cold_starts == 1 else ()
+        more = self.audit.teacher_seeds if self.teacher.trained and self.teacher.cold_starts == 1 else ()
         return dict(sorted((dict.fromkeys(more, 0) | self.cached_teachers).items()))
 
     @property
@@ -304,7 +308,7 @@ def load_config(raw: Mapping[str, Any]) -> Config:
         ConfigError: naming every unknown key with the nearest valid one, and every wrong value.
     """
     try:
-        config = _CONFIG.validate_python(raw)
+        config = _CONFIG.validate_python(_without_null_rows(raw))
     except ValidationError as error:
         raise ConfigError("\n".join(_problem(detail) for detail in error.errors())) from None
     if config.grids:
@@ -317,7 +321,12 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     return config
 
 
-_TEACHER_ROWS = ("teacher_untrained", "teacher")
+def _without_null_rows(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a later file set to null: laid over each other, files can add rows and not take one away."""
+    released = raw.get("released")
+    if not isinstance(released, Mapping):
+        return dict(raw)
+    return {**raw, "released": {name: row for name, row in released.items() if row is not None}}
 
 
 OVERRIDES = ("train", "attribution", "alignment", "rewards")

@@ -128,18 +128,20 @@ class HardwareConfig:
     checkpoint_activations: bool = False
     """Recompute activations in the backward pass: less memory, a third more time."""
     precision: Precision = "float32"
-    """Of the weights of models that only run. Trained ones are float32 with bfloat16 arithmetic on a GPU, since small
-    updates are lost in bfloat16."""
+    """Of the weights of models that only run, those beneath adapters included. Trained ones are float32 with bfloat16
+    arithmetic on a GPU, since small updates are lost in bfloat16."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """Rank of the adapters that are trained in place of all weights, merged into them at the end; 0 trains all."""
     memory_gb: Annotated[Positive | None, RERUNS_NOTHING] = None
     """Memory of one GPU, GB; null asks the machine. The estimate before a run is held against it."""
     disk_gb: Annotated[Positive | None, RERUNS_NOTHING] = None
     """Free disk that a run needs, GB; null takes the estimate's."""
-    tflops: Annotated[Positive, RERUNS_NOTHING] = 400.0
-    """Sustained bfloat16 arithmetic of one GPU, TFLOP/s, for the estimate. Assumed: 40 % of an H100's."""
-    bandwidth_tb: Annotated[Positive, RERUNS_NOTHING] = 2.0
-    """Sustained memory bandwidth of one GPU, TB/s, for the estimate. Assumed: 60 % of an H100's."""
+    tflops: Annotated[Positive | None, RERUNS_NOTHING] = None
+    """Sustained bfloat16 arithmetic of one GPU, TFLOP/s, for the estimate; null takes a range, from what public runs
+    came to on H100s (80 for models up to 5 billion parameters, 160 for larger ones) to 40 % of an H100's peak (400)."""
+    bandwidth_tb: Annotated[Positive | None, RERUNS_NOTHING] = None
+    """Sustained memory bandwidth of one GPU, TB/s, for the estimate; null takes a range, from 1 to 60 % of an H100's
+    peak (2)."""
     vllm_memory: Annotated[float, Field(gt=0, lt=1), RERUNS_NOTHING] = 0.3
     """Share of a GPU's memory for vLLM where it shares the GPU with training."""
     vllm_server: Annotated[str, RERUNS_NOTHING] = "http://localhost:8000"

@@ -6,7 +6,6 @@ Symbols as there. Bytes and seconds unless a name says otherwise.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,12 +46,20 @@ _OVERHEAD = 2 * GB
 """CUDA's context, NCCL's buffers."""
 
 
+HOST_OVERHEAD = 8 * GB
+"""Of a process in the machine's own memory: Python, torch, CUDA's context, figures."""
+
+
 _FRAGMENTS = 1.1
 """What the allocator needs for a byte that comes and goes."""
 
 
 _ZERO_BUCKETS = 2 * GB
 """DeepSpeed's for gathering and reducing, 5e8 elements each."""
+
+
+_PIXEL_BYTES = 4 * 3 * 2 * 14 * 14
+"""Of a patch, in float32."""
 
 
 _LOGIT_TILE = 4096 * 32768 * 2
@@ -86,6 +93,40 @@ _STREAMS = 5
 
 _TOKEN_SECONDS = 0.03
 """Least time of one decoded token in transformers: launching its kernels."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one GPU sustains."""
+
+    tflops: float
+    """Arithmetic in bfloat16, TFLOP/s."""
+    bandwidth_tb: float
+    """Memory bandwidth, TB/s."""
+
+
+_HOPEFUL = Rates(tflops=400, bandwidth_tb=2)
+"""40 % and 60 % of an H100's peaks: good kernels, long sequences, nothing waiting."""
+
+
+_ANCHORS = ((5e9, Rates(tflops=80, bandwidth_tb=1)), (math.inf, Rates(tflops=160, bandwidth_tb=1)))
+"""Largest number of parameters → what public runs came to, with all that is no arithmetic: EasyR1's baselines on 8 H100
+take 120 s for 2,560 rollouts with the 3B model and 120 to 145 s with the 7B one, 8 % and 16 to 23 % of the peak."""
+
+
+def sustained(size: ModelSize, hardware: HardwareConfig) -> tuple[Rates, Rates]:
+    """What a GPU does with a model, as public runs came to it and at best; what ``hardware`` sets is both.
+
+    Args:
+        size: of the model.
+        hardware: ``tflops`` and ``bandwidth_tb``, where they were measured.
+    """
+    anchor = next(rates for parameters, rates in _ANCHORS if size.parameters <= parameters)
+    careful, hopeful = (
+        Rates(hardware.tflops or rates.tflops, hardware.bandwidth_tb or rates.bandwidth_tb)
+        for rates in (anchor, _HOPEFUL)
+    )
+    return careful, hopeful
 
 
 @dataclass(frozen=True)
@@ -174,10 +215,12 @@ def training_memory(
     rollouts = settings.groups_per_step * settings.group_size / hardware.processes
     held = min(hardware.rollouts_per_forward or rollouts, rollouts)
     # FSDP2 and DeepSpeed hold what they compute with in bfloat16; under DDP autocast keeps such a copy of its own.
-    arithmetic: Arithmetic = "mixed" if hardware.strategy == "ddp" else "bfloat16"
+    frozen = hardware.lora_rank > 0 and hardware.precision == "bfloat16"
+    arithmetic: Arithmetic = "mixed" if hardware.strategy == "ddp" and not frozen else "bfloat16"
     copy = 2 * size.parameters if arithmetic == "mixed" else 0
     patches = 0 if hardware.lora_rank else held * longest.patches
     saved = saved_activations(size, arithmetic, held * longest.sequence, patches, hardware.checkpoint_activations)
+    saved += _PIXEL_BYTES * held * longest.patches
     head = _LOGIT_TILE + (0 if hardware.lora_rank else 4 * size.vocabulary * size.hidden)
     peaks = [saved + head]
     if attribution is not None:
@@ -186,12 +229,35 @@ def training_memory(
         peaks.append(attribution_bytes(size, attribution, longest, arithmetic) + gathered)
     if settings.rollouts == "transformers":
         peaks.append(rollouts * longest.sequence * _kv_bytes(size))
-    needed = _OVERHEAD + beside + training_states(size, hardware, settings.kl_beta > 0) + copy + _FRAGMENTS * max(peaks)
+    states = _OVERHEAD + beside + training_states(size, hardware, settings.kl_beta > 0) + copy
+    needed = states + _FRAGMENTS * max(peaks)
     if settings.rollouts != "vllm_colocate":
         return needed / GB
-    # Training must fit beside vLLM's share; the share must hold its weights and one longest sequence.
+    # vLLM sleeps while the policy is updated, but for what CUDA keeps of it. While it generates, the states must fit
+    # beside its share, which must hold its weights and one longest sequence.
     engine = 2 * size.parameters + longest.sequence * _kv_bytes(size) + _OVERHEAD
-    return max(needed / (1 - hardware.vllm_memory), engine / hardware.vllm_memory) / GB
+    share = hardware.vllm_memory
+    return max(needed + _OVERHEAD, states / (1 - share), engine / share) / GB
+
+
+def host_memory(size: ModelSize, hardware: HardwareConfig, settings: TrainConfig, longest: Lengths) -> float:
+    """GB of the machine's own memory that a training job needs, all its processes together.
+
+    Every process loads policy and reference in float32 before it shards them; the first one gathers weights and moments
+    for a checkpoint; pixels of a step wait there.
+
+    Args:
+        size: of the trained model.
+        hardware: how many processes there are.
+        settings: of the run.
+        longest: its longest rollout.
+    """
+    loaded = 4 * size.parameters * hardware.processes
+    if settings.kl_beta > 0 and not hardware.lora_rank:
+        loaded *= 2
+    saved = 12 * size.parameters
+    pixels = settings.groups_per_step * settings.group_size * longest.patches * _PIXEL_BYTES
+    return (max(loaded, saved) + pixels + hardware.processes * HOST_OVERHEAD) / GB
 
 
 def training_states(size: ModelSize, hardware: HardwareConfig, reference: bool) -> float:
@@ -199,7 +265,7 @@ def training_states(size: ModelSize, hardware: HardwareConfig, reference: bool) 
     n, all_weights = hardware.processes, size.parameters
     if hardware.lora_rank:
         # The frozen weights are the reference policy too.
-        return 4 * all_weights + 16 * size.adapters(hardware.lora_rank)
+        return weight_bytes(hardware) * all_weights + 16 * size.adapters(hardware.lora_rank)
     if hardware.strategy == "fsdp2":
         gathered = 2 * (size.embeddings + 2 * size.layer)
         return (20 if reference else 16) * all_weights / n + gathered
@@ -230,15 +296,15 @@ def _by_tangents(config: AttributionConfig) -> bool:
     return config.method == "integrated_gradients" and config.blocks == "four_block" and not config.magnitudes
 
 
-def running_memory(models: Sequence[ModelSize], hardware: HardwareConfig, dynamic: float) -> float:
+def running_memory(size: ModelSize, hardware: HardwareConfig, dynamic: float) -> float:
     """GB that a GPU must have for a job that trains nothing.
 
     Args:
-        models: that it holds.
+        size: of the model that it holds.
         hardware: says their precision.
         dynamic: bytes that come and go.
     """
-    weights = sum(model.parameters for model in models) * weight_bytes(hardware)
+    weights = size.parameters * weight_bytes(hardware)
     return (_OVERHEAD + weights + _FRAGMENTS * dynamic) / GB
 
 
@@ -257,7 +323,9 @@ def _kv_bytes(size: ModelSize) -> float:
     return 4 * size.kv_width * size.layers
 
 
-def update_flops(size: ModelSize, rollouts: float, lengths: Lengths, passes: int = 6) -> float:
+def update_flops(
+    size: ModelSize, rollouts: float, lengths: Lengths, passes: int = 6, vision_passes: int | None = None
+) -> float:
     """Of the policy's update, both figures through the vision tower.
 
     Args:
@@ -265,8 +333,10 @@ def update_flops(size: ModelSize, rollouts: float, lengths: Lengths, passes: int
         rollouts: of the update.
         lengths: of each.
         passes: × parameters × tokens: 2 forward, 4 backward.
+        vision_passes: those of the vision tower, where they are others.
     """
-    return passes * rollouts * (size.language * lengths.sequence + size.vision * lengths.patches)
+    seen = passes if vision_passes is None else vision_passes
+    return rollouts * (passes * size.language * lengths.sequence + seen * size.vision * lengths.patches)
 
 
 def attribution_flops(
@@ -295,19 +365,20 @@ def attribution_flops(
 
 
 def generation_seconds(
-    size: ModelSize, hardware: HardwareConfig, sequences: float, lengths: Lengths, turns: int, by_vllm: bool = False
+    size: ModelSize, rates: Rates, sequences: float, lengths: Lengths, turns: int, by_vllm: bool = False
 ) -> float:
     """Of some sequences that one GPU decodes together: prompts by arithmetic, tokens by memory bandwidth."""
     tokens = lengths.prompt + (lengths.image if turns > 1 else 0)
     prefill = 2 * sequences * (size.language * tokens + size.vision * lengths.patches * turns / 2)
     read = 2 * size.language + sequences * lengths.sequence * _kv_bytes(size)
-    token = max(read / (hardware.bandwidth_tb * 1e12), 0 if by_vllm else _TOKEN_SECONDS)
-    return prefill / (hardware.tflops * 1e12) + turns * lengths.turn * token
+    token = max(read / (rates.bandwidth_tb * 1e12), 0 if by_vllm else _TOKEN_SECONDS)
+    return prefill / (rates.tflops * 1e12) + turns * lengths.turn * token
 
 
 def step_seconds(
     size: ModelSize,
     hardware: HardwareConfig,
+    rates: Rates,
     settings: TrainConfig,
     typical: Lengths,
     attribution: AttributionConfig | None = None,
@@ -316,17 +387,20 @@ def step_seconds(
 
     Args:
         size: of the policy.
-        hardware: processes and what a GPU does.
+        hardware: how its processes share the work.
+        rates: what a GPU does.
         settings: of the run.
         typical: its rollouts.
         attribution: where the method attributes calls.
     """
     rollouts = settings.groups_per_step * settings.group_size
     by_vllm = settings.rollouts != "transformers"
-    generation = generation_seconds(size, hardware, rollouts / hardware.processes, typical, 2, by_vllm)
+    generation = generation_seconds(size, rates, rollouts / hardware.processes, typical, 2, by_vllm)
     # Forward once more: recomputed activations, the reference policy, probabilities that vLLM's are held against.
     again = hardware.checkpoint_activations + (settings.kl_beta > 0) + by_vllm
-    flops = update_flops(size, rollouts, typical, 6 + 2 * again)
+    # Frozen weights have no gradient of their own, and nothing goes back through a frozen vision tower.
+    text, vision = (4, 2) if hardware.lora_rank else (6, 6)
+    flops = update_flops(size, rollouts, typical, text + 2 * again, vision + 2 * again)
     if attribution is not None:
         # Every second call of a group is another's equal.
         calls = rollouts / 2
@@ -334,21 +408,21 @@ def step_seconds(
         apart = hardware.strategy == "fsdp2" and not _by_tangents(attribution)
         prompts = None if apart else settings.groups_per_step
         flops += attribution_flops(size, attribution, calls, typical, prompts)
-    return generation + flops / (hardware.processes * hardware.tflops * 1e12)
+    return generation + flops / (hardware.processes * rates.tflops * 1e12)
 
 
 def sampling_seconds(
-    size: ModelSize, hardware: HardwareConfig, prompts: float, lengths: Lengths, *, together: int, turns: int
+    size: ModelSize, rates: Rates, prompts: float, lengths: Lengths, *, together: int, turns: int
 ) -> float:
     """Of some prompts on one GPU outside training.
 
     Args:
         size: of the model.
-        hardware: what the GPU does.
+        rates: what the GPU does.
         prompts: how many, or how often.
         lengths: of each.
         together: prompts in a batch, which ends with its longest turn: about twice the typical one.
         turns: of each prompt.
     """
-    batch = generation_seconds(size, hardware, together, lengths, turns) + turns * lengths.turn * _TOKEN_SECONDS
+    batch = generation_seconds(size, rates, together, lengths, turns) + turns * lengths.turn * _TOKEN_SECONDS
     return math.ceil(prompts / together) * batch

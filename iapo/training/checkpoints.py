@@ -85,6 +85,16 @@ def clean(run_dir: Path) -> None:
     metrics_file(run_dir).truncate_after(step_of(last_checkpoint(run_dir)))
 
 
+def drop_checkpoints(run_dir: Path) -> None:
+    """Delete the checkpoints and trial policies of a run whose results are written, and keep its metrics.
+
+    Args:
+        run_dir: of one run, or the folder of several.
+    """
+    for folder in [*run_dir.rglob("checkpoints"), *run_dir.rglob("model"), *run_dir.rglob("average")]:
+        shutil.rmtree(folder)
+
+
 def is_whole(checkpoint: Path) -> bool:
     """Return whether a checkpoint is complete; transformers writes ``trainer_state.json`` last."""
     try:

@@ -33,8 +33,9 @@ class HostPixelsMixin(_Trainer):
     def _prepare_input(self, data: Any) -> Any:
         if not isinstance(data, Mapping) or _PIXELS not in data:
             return super()._prepare_input(data)
-        moved = super()._prepare_input({name: value for name, value in data.items() if name != _PIXELS})
-        return type(data)({**moved, _PIXELS: data[_PIXELS]})
+        moved: Any = super()._prepare_input({name: value for name, value in data.items() if name != _PIXELS})
+        kind: Any = type(data)
+        return kind({**moved, _PIXELS: data[_PIXELS]})
 
 
 def fetch_pixels(model: nn.Module) -> None:

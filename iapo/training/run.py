@@ -71,14 +71,15 @@ def train(
         Metrics of each step, and of step 0 where dev accuracy is measured.
     """
     # Loaded on the CPU: the trainer moves each process's copy or shard to its own device.
-    model, processor = load_model(start)
+    adapters = _adapters(config)
+    # Beneath adapters the weights only run; those that are trained would lose small updates in bfloat16.
+    model, processor = load_model(start, precision=config.hardware.precision if adapters else "float32")
     prompts = training_prompts(examples, config.train.prompts_per_set)
     settings = with_completion_length(config.train, processor, prompts)
     checkpoint = last_checkpoint(run_dir)
     finished = step_of(checkpoint)
     terms = method.rewards(config)
     trainer_class = FigureTrainer if method.trainer is None else resolve_name(method.trainer)
-    adapters = _adapters(config)
     # Before torch.distributed starts, which accelerate takes as leave to load zeros on all processes but the first.
     sources_read = trainer_class.arguments(config, sources)
     trainer = trainer_class(

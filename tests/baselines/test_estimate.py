@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from baselines.estimate import GUIDE, guide, main
+from baselines import METHODS
+from baselines.estimate import GUIDE, PAPER, PRESETS, guide, main
+from iapo.jobs.estimate import estimate, read_config
 
 CONFIG = """
 profile: test
@@ -50,3 +52,18 @@ def test_the_guide_has_today_s_costs_and_no_other_page_has_any() -> None:
     for page in (GUIDE.parents[1] / "README.md", *GUIDE.parent.glob("*.md")):
         text = page.read_text().partition("<!-- costs")[0] if page == GUIDE else page.read_text()
         assert "GB on each of" not in text and " TB of disk" not in text, page
+
+
+@pytest.mark.parametrize(
+    ("presets", "memory_gb", "hours"),
+    [
+        ((), 80, 130),
+        (("one_gpu",), 80, 24),
+        (("one_gpu", "small_gpu"), 24, 12),
+        (("vtool_r1_v1",), 80, 1200),
+        (("vtool_r1_v2",), 80, 30),
+    ],
+)
+def test_every_preset_fits_what_it_is_for(presets: tuple[str, ...], memory_gb: float, hours: float) -> None:
+    found = estimate(read_config([PAPER, *(PRESETS / f"{name}.yaml" for name in presets)]), METHODS)
+    assert found.memory_gb <= memory_gb and found.wall_hours(found.gpus)[1] <= hours

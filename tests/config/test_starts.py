@@ -53,7 +53,7 @@ def test_a_habit_is_a_row_where_a_method_of_the_run_starts_with_it() -> None:
 def test_a_job_that_lists_the_rows_must_declare_what_they_follow_from() -> None:
     found = config(**STARTS)
     keys = ["seeds", "methods", "variants", "released", "evaluation.api_model", "student.first_stage"]
-    keys += ["grids", "student.cold_starts", "teacher.cold_starts"]
+    keys += ["grids", "student.cold_starts", "teacher.cold_starts", "teacher.trained"]
     assert declared_config(declare(found, *keys), found).evaluated_runs == found.evaluated_runs
 
 
@@ -67,6 +67,7 @@ PRETRAINED = {"model": {"pretrained": SOURCE}}
         ({"student": {"cold_starts": 4}, "teacher": {"cold_starts": 3}}, "teacher.cold_starts: found 3 for 4"),
         ({"teacher": {"cold_starts": 2}}, "teacher.cold_starts: found 2 for 1"),
         ({"student": {"cold_starts": 2, **PRETRAINED}}, "student.cold_starts: found 2 with a pretrained model"),
+        ({"teacher": {"trained": False}}, "teacher.trained: found false with a tiny model"),
         ({"student": {"habits": HABITS, **PRETRAINED}}, "student.habits: found them with a pretrained model"),
         ({"student": {"habits": HABITS, "first_stage": {}}}, "student.habits: found them with a pretrained model"),
         ({"student": {"habits": {"cold": HABITS["rare"]}}}, "student.habits.cold: found the name of a start"),
@@ -79,3 +80,10 @@ def test_starts_that_cannot_be_are_refused(sections: dict, says: str) -> None:
     with pytest.raises(ConfigError) as error:
         config(**sections)
     assert says in str(error.value)
+
+
+def test_a_teacher_off_the_shelf_has_one_row_and_is_asked_once() -> None:
+    teacher = {"trained": False, **PRETRAINED}
+    found = config(student=PRETRAINED, teacher=teacher, data={"refocus": SOURCE}, device="cuda")
+    assert "teacher" in found.reference_policies and "teacher_untrained" not in found.reference_policies
+    assert found.asked_teachers == found.cached_teachers == {0: 0}

@@ -22,10 +22,11 @@ from iapo.attribution.batch import call_tokens
 from iapo.cold_start.demonstrations import spoken_answer
 from iapo.config.method_registry import Method, RewardTerm
 from iapo.config.schema import Config, TeacherConfig, TrainConfig
+from iapo.config.sources import HardwareConfig
 from iapo.data.prompts import answer_text, open_image, prompt_messages
 from iapo.data.selection import training_prompts
 from iapo.data.store import figure_to_json
-from iapo.models.loading import save_model
+from iapo.models.loading import load_model, save_model
 from iapo.models.processor import SUPPRESSED_TOKENS
 from iapo.rollout.encoding import encode_prompt
 from iapo.rollout.environment import ENVIRONMENTS, answer_tool_calls, tool_schemas
@@ -228,3 +229,25 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path: Path, start: Path, t
     assert weights(whole / "out") == weights(killed / "out")
     assert weights(whole / "out") != weights(start)
     assert weights(whole / "out") != weights(whole / "checkpoints/checkpoint-3")
+
+
+def test_adapters_train_over_frozen_weights_in_the_precision_of_models_that_only_run(
+    tmp_path: Path, start: Path, test_examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        loaded.append(kwargs.get("precision", "float32"))
+        return load_model(*args, **kwargs)
+
+    monkeypatch.setattr("iapo.training.run.load_model", load)
+    hardware = HardwareConfig(lora_rank=4, precision="bfloat16")
+    train(
+        TOKENS, Config(profile="test", train=SHORT, hardware=hardware), test_examples, start=start,
+        run_dir=tmp_path / "work", output=tmp_path / "out", seed=0,
+    )  # fmt: skip
+    before, after = (load_model(folder)[0].state_dict() for folder in (start, tmp_path / "out"))
+    moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    # The adapters are merged into the weights as they were saved, not as they were rounded.
+    assert loaded[0] == "bfloat16" and loaded[1:] == ["float32"]
+    assert moved and all("language_model" in name and "_proj" in name for name in moved)

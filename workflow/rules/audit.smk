@@ -36,6 +36,8 @@ rule informative_teacher:
     threads: 1
     resources:
         gpu=gpus(),
+        mem_mb=memory("informative"),
+        runtime=minutes("informative"),
     params:
         settings=declare(CONFIG, *AUDIT_SETTINGS, "statistics.seed"),
         # GRPO seed → number of the cold start, in place of the settings that they follow from: one more seed of the
@@ -63,6 +65,8 @@ rule compare_options:
     threads: 1
     resources:
         gpu=gpus(),
+        mem_mb=memory("informative"),
+        runtime=minutes("informative"),
     params:
         settings=declare(
             CONFIG,
@@ -71,6 +75,7 @@ rule compare_options:
             "audit.teacher_seeds",
             "teacher.train_seed",
             "teacher.cold_starts",
+            "teacher.trained",
             "seeds",
             *SAMPLING_SETTINGS,
             "audit.rollouts",
@@ -111,6 +116,8 @@ if AUDITED is not None:
         threads: 1
         resources:
             gpu=gpus(),
+            mem_mb=memory("informative"),
+            runtime=minutes("informative"),
         params:
             settings=declare(
                 CONFIG,
@@ -147,6 +154,8 @@ if AUDITED is not None:
         threads: 1
         resources:
             gpu=gpus(),
+            mem_mb=memory("informative"),
+            runtime=minutes("informative"),
         params:
             settings=declare(
                 RESOLVED[AUDITED][1],

@@ -9,6 +9,8 @@ from baselines import METHODS
 from iapo.config.schema import ConfigError, load_config
 from iapo.config.method_registry import resolve, tuned_method
 from iapo.jobs.estimate import estimate, estimate_text
+from iapo.jobs.limits import limits
+from iapo.jobs.model_sizes import UnknownModelError
 from iapo.jobs.preflight import (
     PreflightError,
     check_methods,
@@ -57,21 +59,29 @@ wildcard_constraints:
     habit="|".join(CONFIG.student.habits) or "none",
 
 
+def estimated():
+    """What the run needs; None on a CPU, where there are tiny models only, and where a model's sizes are not known."""
+    if not CONFIG.sources or CONFIG.device != "cuda":
+        return None
+    try:
+        return estimate(CONFIG, METHODS)
+    except UnknownModelError as error:
+        print(f"no estimate: {error}", file=sys.stderr)
+        return None
+
+
+NEEDS = estimated()
+
+
 def check_machine() -> None:
     """Say what a run with pretrained models needs, and refuse to start it where that is not there."""
-    # The estimate is of GPUs; on a CPU there are tiny models only.
-    needs = (
-        estimate(CONFIG, METHODS)
-        if CONFIG.sources and CONFIG.device == "cuda"
-        else None
-    )
-    if needs:
-        print(estimate_text(needs), file=sys.stderr)
+    if NEEDS:
+        print(estimate_text(NEEDS), file=sys.stderr)
     check_start(
         CONFIG,
         folder=Path(),
-        memory_gb=needs.memory_gb if needs else None,
-        disk_gb=needs.disk_gb if needs else None,
+        memory_gb=NEEDS.memory_gb if NEEDS else None,
+        disk_gb=NEEDS.disk_gb if NEEDS else None,
         asks_verifier=any(method.uses_verifier for method, _ in RESOLVED.values()),
         jobs_elsewhere=workflow.non_local_exec,
     )
@@ -137,7 +147,12 @@ STUDENT_START = start_weights(STUDENT_STAGE, CONFIG.start_of[FIRST_SEED])
 
 
 def teacher_weights(start: int | str, seed: int | str | None = None) -> Path:
-    """Weights of the teacher of this cold start that was trained with a GRPO seed; by default of the one with a cache."""
+    """Weights of the teacher of this cold start that was trained with a GRPO seed; by default of the one with a cache.
+
+    Of one that is not trained, its start.
+    """
+    if not CONFIG.teacher.trained:
+        return RESULTS / f"models/teacher/cold/start{start}/model.safetensors"
     seed = CONFIG.teacher.train_seed + int(start) if seed is None else seed
     return RESULTS / f"teacher/start{start}/seed{seed}/model/model.safetensors"
 
@@ -173,6 +188,16 @@ def cached_calls(cache: str, teacher: int) -> list[Path]:
 def gpus(count: int = 1) -> int:
     """GPUs that a job asks for."""
     return count if CONFIG.device == "cuda" else 0
+
+
+def memory(kind: str) -> int:
+    """Megabytes of the machine's own memory that a cluster is asked for, for jobs of a kind of the estimate's."""
+    return limits(kind, NEEDS).mem_mb
+
+
+def minutes(kind: str) -> int:
+    """Minutes after which a cluster may end a job of a kind of the estimate's."""
+    return limits(kind, NEEDS).runtime
 
 
 def policy_weights(name: str, seed: int | str) -> Path:

@@ -51,6 +51,8 @@ for name, methods, batch in EVALUATED:
         threads: 1
         resources:
             gpu=gpus(),
+            mem_mb=memory("evaluation"),
+            runtime=minutes("evaluation"),
         params:
             settings=declare(
                 CONFIG, "device", "hardware.precision", "evaluation", "test_sets"
@@ -85,6 +87,8 @@ if CONFIG.released:
         threads: 1
         resources:
             gpu=gpus(),
+            mem_mb=memory("evaluation"),
+            runtime=minutes("evaluation"),
         params:
             settings=declare(
                 CONFIG, "device", "hardware.precision", "evaluation", "test_sets"

@@ -33,6 +33,8 @@ for batch, conditions in MEASURED.items():
         threads: 1
         resources:
             gpu=gpus(),
+            mem_mb=memory("informative"),
+            runtime=minutes("informative"),
         params:
             settings=declare(
                 CONFIG,

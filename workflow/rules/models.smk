@@ -11,6 +11,9 @@ rule cold_start:
     conda:
         "../envs/iapo.yaml"
     threads: 1
+    resources:
+        mem_mb=memory("copy"),
+        runtime=minutes("copy"),
     params:
         settings=lambda wildcards: declare(
             CONFIG,

@@ -26,6 +26,7 @@ TABLE_SETTINGS = [
     "student.first_stage",
     "student.cold_starts",
     "teacher.cold_starts",
+    "teacher.trained",
     "variants",
     "grids",
     "released",

@@ -1,31 +1,35 @@
-rule train_teacher:
-    """GRPO on the outcome alone, from the teacher's cold start."""
-    input:
-        manifest=RESULTS / "data/manifest.json",
-        start=[RESULTS / "models/teacher/cold/start{start}/model.safetensors"],
-    output:
-        weights=[teacher_weights("{start}", "{seed}")],
-        metrics=[RESULTS / "teacher/start{start}/seed{seed}/metrics.csv"],
-        record=[RESULTS / "teacher/start{start}/seed{seed}/model.run.json"],
-    log:
-        logs("train_teacher/start{start}/seed{seed}"),
-    priority: EARLY
-    conda:
-        "../envs/iapo.yaml"
-    threads: CONFIG.hardware.processes
-    resources:
-        gpu=gpus(CONFIG.hardware.processes),
-    params:
-        settings=outcome_settings(CONFIG.teacher.train),
-        method="vtool_r1",
-        name="teacher",
-        hint_rate=(
-            None if CONFIG.data.hint_rate is None else CONFIG.teacher.train_hint_rate
-        ),
-        seeds=lambda wildcards: [int(wildcards.seed)],
-        code=training_code("vtool_r1"),
-    script:
-        "../scripts/train_policy.py"
+if CONFIG.teacher.trained:
+
+    rule train_teacher:
+        """GRPO on the outcome alone, from the teacher's cold start."""
+        input:
+            manifest=RESULTS / "data/manifest.json",
+            start=[RESULTS / "models/teacher/cold/start{start}/model.safetensors"],
+        output:
+            weights=[teacher_weights("{start}", "{seed}")],
+            metrics=[RESULTS / "teacher/start{start}/seed{seed}/metrics.csv"],
+            record=[RESULTS / "teacher/start{start}/seed{seed}/model.run.json"],
+        log:
+            logs("train_teacher/start{start}/seed{seed}"),
+        priority: EARLY
+        conda:
+            "../envs/iapo.yaml"
+        threads: CONFIG.hardware.processes
+        resources:
+            gpu=gpus(CONFIG.hardware.processes),
+            mem_mb=memory("teacher"),
+            runtime=minutes("teacher"),
+        params:
+            settings=outcome_settings(CONFIG.teacher.train),
+            method="vtool_r1",
+            name="teacher",
+            hint_rate=(
+                None if CONFIG.data.hint_rate is None else CONFIG.teacher.train_hint_rate
+            ),
+            seeds=lambda wildcards: [int(wildcards.seed)],
+            code=training_code("vtool_r1"),
+        script:
+            "../scripts/train_policy.py"
 
 
 rule sample_student:
@@ -45,6 +49,8 @@ rule sample_student:
     threads: 1
     resources:
         gpu=gpus(),
+        mem_mb=memory("student_calls"),
+        runtime=minutes("student_calls"),
     params:
         settings=declare(
             CONFIG,
@@ -98,6 +104,8 @@ rule cache_teacher:
     threads: 1
     resources:
         gpu=gpus(),
+        mem_mb=memory("cache"),
+        runtime=minutes("cache"),
     params:
         settings=lambda wildcards: declare(CACHES[wildcards.cache], *CACHING_SETTINGS),
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
@@ -132,6 +140,8 @@ rule fill_cache:
     threads: 1
     resources:
         gpu=gpus(),
+        mem_mb=memory("cache"),
+        runtime=minutes("cache"),
     params:
         settings=lambda wildcards: declare(CACHES[wildcards.cache], *CACHING_SETTINGS),
         code=code("fill_cache"),

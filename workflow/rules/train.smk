@@ -16,6 +16,8 @@ if CONFIG.student.first_stage:
         threads: CONFIG.hardware.processes
         resources:
             gpu=gpus(CONFIG.hardware.processes),
+            mem_mb=memory("first_stage"),
+            runtime=minutes("first_stage"),
         params:
             settings=outcome_settings(CONFIG.student.first_stage),
             method="vtool_r1",
@@ -44,6 +46,8 @@ rule tune_weight:
     threads: CONFIG.hardware.processes
     resources:
         gpu=gpus(CONFIG.hardware.processes),
+        mem_mb=memory("tuning"),
+        runtime=minutes("tuning"),
     params:
         settings=lambda wildcards: {
             **training_settings(wildcards.method),
@@ -106,6 +110,8 @@ for batch in CONFIG.seed_batches:
         threads: CONFIG.hardware.processes
         resources:
             gpu=gpus(CONFIG.hardware.processes),
+            mem_mb=memory("policy"),
+            runtime=minutes("policy"),
         params:
             settings=lambda wildcards: training_settings(wildcards.method),
             method=lambda wildcards: method_of(wildcards.method),

@@ -1,5 +1,6 @@
 """Ask several teachers whether their attribution is informative about the student's calls."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ with job(snakemake) as run:
     prompts = training_prompts(read_split(manifest.parent, "train", TEST_SETS), config.audit.prompts_per_set)
     examples = {example.example_id: example for example in prompts}
     calls = [call for call in read_sampled(Path(snakemake.input.calls)) if call.example_id in examples]
-    student = load_to_run(weights.parent, config)
     teachers = {
-        seed: load_to_run(Path(snakemake.input[f"teacher{seed}"]).parent, config) for seed in snakemake.params.asked
+        seed: partial(load_to_run, Path(snakemake.input[f"teacher{seed}"]).parent, config)
+        for seed in snakemake.params.asked
     }
+    student = partial(load_to_run, weights.parent, config)
     found = summary(ask_teachers(student, teachers, examples, calls, config), calls, snakemake.params.cached)
     run.log.info(f"teacher seed {found['teacher_seed']}: {found['sentence']}")
     write_json(Path(snakemake.output.verdict), found)

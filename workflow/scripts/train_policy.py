@@ -14,6 +14,8 @@ with job(snakemake) as run:
 
     from baselines.run import TrainingJob, run_job
     from iapo.config.declared import with_value
+    from iapo.config.schema import load_config
+    from iapo.training.checkpoints import drop_checkpoints
 
     manifest, params = Path(snakemake.input.manifest), snakemake.params
     settings, choice = params.settings, next(map(Path, snakemake.input.get("choice", [])), None)
@@ -57,3 +59,7 @@ with job(snakemake) as run:
             method=params.name,
             settings=settings,
         )
+    # Last of all: until here a killed job loses its outputs and takes them from these again. Tiny models keep theirs.
+    if load_config(snakemake.config).sources:
+        for record in snakemake.output.record:
+            drop_checkpoints(Path(record).parent / "work")

@@ -12,6 +12,8 @@ snakemake: Any
 with job(snakemake) as run:
     from baselines.run import TrainingJob, run_job
     from iapo.config.declared import value_of, with_value
+    from iapo.config.schema import load_config
+    from iapo.training.checkpoints import drop_checkpoints
     from iapo.training.trial import policy_figures
     from iapo.training.weight_search import best, run_trials
 
@@ -56,3 +58,5 @@ with job(snakemake) as run:
         seeds={"train": tuning.seed},
         weight=chosen.weight,
     )
+    if load_config(snakemake.config).sources:
+        drop_checkpoints(Path(params.run_dir))

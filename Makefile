@@ -60,7 +60,9 @@ stale_test: $(INSTALLED)
 	$(BIN)/pytest -m finished -n 2 tests/workflow
 
 # From nothing each time: it is asked whether today's code and packages work.
-REHEARSED := config/paper.yaml config/presets/rehearsal.yaml
+# With PRESETS=config/presets/one_gpu.yaml (and small_gpu.yaml behind it) what these change: adapters, a published teacher.
+PLANNED := config/paper.yaml $(PRESETS)
+REHEARSED := $(PLANNED) config/presets/rehearsal.yaml $(if $(PRESETS),config/presets/rehearsal_adapters.yaml)
 # Logits over the true vocabulary take half a gigabyte; giving that back to the system and taking it again at every step
 # costs a quarter of the time.
 rehearsal: export MALLOC_MMAP_THRESHOLD_ := 8589934592
@@ -68,10 +70,10 @@ rehearsal: export MALLOC_TRIM_THRESHOLD_ := 34359738368
 rehearsal: $(INSTALLED)
 	rm -rf results/rehearsal
 	$(BIN)/python -m benchmarks.rehearsal hub --configfile $(REHEARSED)
-	$(BIN)/snakemake results/table.csv --workflow-profile profiles/rehearsal --cores all
+	$(BIN)/snakemake results/table.csv --workflow-profile profiles/rehearsal --cores all --configfile $(REHEARSED)
 	$(BIN)/python -m benchmarks.rehearsal verdict --configfile $(REHEARSED)
 	@echo "The real run, by the same rules:"
-	$(BIN)/python -m baselines.estimate --configfile $(firstword $(REHEARSED))
+	$(BIN)/python -m baselines.estimate --configfile $(PLANNED)
 
 ablations: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/mini/tables/ablations.md

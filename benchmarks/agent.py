@@ -14,9 +14,10 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 
 from iapo.artifacts.progress import Progress
-from iapo.config.sources import Precision
+from iapo.config.sources import EngineName, Precision
 from iapo.data.store import example_from_row
-from iapo.models.loading import load_model
+from iapo.models.interfaces import PixelBounds
+from iapo.rollout.engines import load_writer
 from iapo.rollout.two_turn import Rollout, roll_out
 from iapo.tools.parsing import canonical
 from iapo.types import Example
@@ -35,6 +36,8 @@ class FigureAgent(lmms):
         precision: Precision = "float32",
         turn_tokens: int = 24,
         image_help: bool = True,
+        engine: EngineName = "transformers",
+        pixels: PixelBounds | None = None,
         **_: object,
     ) -> None:
         """Load the policy.
@@ -47,6 +50,8 @@ class FigureAgent(lmms):
             turn_tokens: token limit of a turn.
             image_help: whether to answer each question also with the original image returned by the tool, and
                 without tools.
+            engine: what runs the policy: transformers, or vLLM, which takes its GPU whole.
+            pixels: bounds on an image's area other than the saved processor's.
             _: lmms-eval's other standard arguments, which are ignored.
 
         Raises:
@@ -55,7 +60,9 @@ class FigureAgent(lmms):
         """
         super().__init__()
         self.batch_size_per_gpu = _batch_size(batch_size)
-        self.model, self.processor = load_model(Path(pretrained), device=device or "cpu", precision=precision)
+        self.model, self.processor = load_writer(
+            Path(pretrained), engine, device=device or "cpu", precision=precision, pixels=pixels
+        )
         self.turn_tokens = int(turn_tokens)
         self.image_help = image_help
 

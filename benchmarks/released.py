@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 
 from benchmarks.agent import FigureAgent
 from iapo.rollout.legacy_turns import check_template, roll_out_legacy
@@ -30,9 +30,10 @@ class ReleasedAgent(FigureAgent):
             ValueError: for a template without a place for the request.
         """
         check_template(template)
-        super().__init__(pretrained, **settings)
+        super().__init__(pretrained, pixels=(min_pixels, max_pixels), **settings)
         self._template = template
-        self.processor.image_processor.size = {"shortest_edge": min_pixels, "longest_edge": max_pixels}
+        if not isinstance(self.model, PreTrainedModel):
+            return
         defaults = self.model.generation_config
         # Qwen's own defaults, which a checkpoint inherits, have a repetition penalty; no other row has one.
         self.model.generation_config = GenerationConfig(

@@ -31,8 +31,9 @@ def shortcomings(folder: Path, config: Config) -> list[str]:
 
 
 def _training(folder: Path, config: Config) -> Iterator[str]:
-    runs = {"the teacher": folder / f"teacher/start0/seed{config.teacher.train_seed}"}
-    runs |= {name: folder / f"train/{name}/seed{seed}" for name in config.methods for seed in config.seeds}
+    runs = {name: folder / f"train/{name}/seed{seed}" for name in config.methods for seed in config.seeds}
+    if config.teacher.trained:
+        runs["the teacher"] = folder / f"teacher/start0/seed{config.teacher.train_seed}"
     if config.student.first_stage:
         runs["the first stage"] = folder / "first_stage/start0"
     executed_calls: float = 0

@@ -25,6 +25,7 @@ from iapo.config.sources import (
     RERUNS_NOTHING,
     SETTINGS,
     Count,
+    EngineName,
     HardwareConfig,
     HubConfig,
     Positive,
@@ -74,7 +75,9 @@ class EvaluationConfig:
     """Greedy decoding through lmms-eval."""
 
     batch_size: Count = 128
-    """Questions decoded together."""
+    """Questions decoded together; vLLM wants some hundreds."""
+    engine: EngineName = "transformers"
+    """What answers, and what samples the student's calls: transformers, or vLLM, several times as fast on a GPU."""
     turn_tokens: Count = 24
     """Longest turn, tokens."""
     image_help: bool = True

@@ -26,6 +26,9 @@ RowName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 Precision = Literal["float32", "bfloat16"]
 
+
+EngineName = Literal["transformers", "vllm"]
+
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 

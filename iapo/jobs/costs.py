@@ -95,6 +95,10 @@ _TOKEN_SECONDS = 0.03
 """Least time of one decoded token in transformers: launching its kernels."""
 
 
+_VLLM_TOGETHER = 64
+"""Sequences that vLLM decodes together outside training, within the memory of a card of 80 GB."""
+
+
 @dataclass(frozen=True)
 class Rates:
     """What one GPU sustains."""
@@ -412,7 +416,7 @@ def step_seconds(
 
 
 def sampling_seconds(
-    size: ModelSize, rates: Rates, prompts: float, lengths: Lengths, *, together: int, turns: int
+    size: ModelSize, rates: Rates, prompts: float, lengths: Lengths, *, together: int, turns: int, by_vllm: bool = False
 ) -> float:
     """Of some prompts on one GPU outside training.
 
@@ -423,6 +427,10 @@ def sampling_seconds(
         lengths: of each.
         together: prompts in a batch, which ends with its longest turn: about twice the typical one.
         turns: of each prompt.
+        by_vllm: whether vLLM runs it, which takes the next prompt as soon as a turn has ended.
     """
+    if by_vllm:
+        together = _VLLM_TOGETHER
+        return prompts / together * generation_seconds(size, rates, together, lengths, turns, by_vllm=True)
     batch = generation_seconds(size, rates, together, lengths, turns) + turns * lengths.turn * _TOKEN_SECONDS
     return math.ceil(prompts / together) * batch

@@ -219,6 +219,7 @@ def check_packages(config: Config) -> None:
     """Packages that the settings ask for are installed, and the settings fit the device."""
     report_problems(
         partial(_check_package, "vllm", _rollouts(config) & {"vllm_colocate", "vllm_server"}, "train.rollouts"),
+        partial(_check_package, "vllm", {config.evaluation.engine} & {"vllm"}, "evaluation.engine"),
         partial(_check_package, "deepspeed", {config.hardware.strategy} & {"zero2"}, "hardware.strategy"),
         partial(_check_strategy, config),
     )

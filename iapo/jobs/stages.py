@@ -226,7 +226,8 @@ class _Reckoning:
     def _sample_student(self) -> Stage:
         sampled = self._prompts(self._config.train.prompts_per_set) * self._config.teacher.student_calls
         hours = self._sampling_hours(sampled, self._student, self._config.train.turn_tokens)
-        memory = self._answering_memory(self._student, _PROMPTS_TOGETHER)
+        together = 1 if self._config.evaluation.engine == "vllm" else _PROMPTS_TOGETHER
+        memory = self._answering_memory(self._student, together)
         return self._running("student_calls", "sample the student", self._student, memory, hours)
 
     def _cache_teacher(self) -> Stage:
@@ -266,7 +267,8 @@ class _Reckoning:
         stages = []
         for model, seeds in policies:
             hours = seeds * self._answering_hours(self._test, model, turns)
-            memory = self._answering_memory(model, config.evaluation.batch_size)
+            by_vllm = config.evaluation.engine == "vllm"
+            memory = self._answering_memory(model, 1 if by_vllm else config.evaluation.batch_size)
             whose = "the teacher" if model is self._teacher else "the student"
             name = f"evaluate {'released weights' if model in self._released.values() else whose}"
             stages.append(self._running("evaluation", name, model, memory, hours))
@@ -277,19 +279,22 @@ class _Reckoning:
         return sum(min(per_set, count) for count in self._train)
 
     def _sampling_hours(self, prompts: float, model: _Model, turn_tokens: int) -> float:
-        typical = model.typical(turn_tokens)
-        together = _PROMPTS_TOGETHER
-        return (
-            sampling_seconds(model.size, self._rates(model.size), prompts, typical, together=together, turns=1) / 3600
-        )
+        """Of first turns; the teacher's are sampled where it is attributed, by transformers."""
+        by_vllm = self._config.evaluation.engine == "vllm" and model is self._student
+        typical, rates, together = model.typical(turn_tokens), self._rates(model.size), _PROMPTS_TOGETHER
+        return sampling_seconds(model.size, rates, prompts, typical, together=together, turns=1, by_vllm=by_vllm) / 3600
 
     def _answering_hours(self, counts: Sequence[float], model: _Model, turns: int) -> float:
         evaluation = self._config.evaluation
+        by_vllm = evaluation.engine == "vllm"
         typical, together = model.typical(evaluation.turn_tokens), evaluation.batch_size
         rates, asked = self._rates(model.size), sum(counts)
-        return sampling_seconds(model.size, rates, asked, typical, together=together, turns=turns) / 3600
+        return (
+            sampling_seconds(model.size, rates, asked, typical, together=together, turns=turns, by_vllm=by_vllm) / 3600
+        )
 
     def _answering_memory(self, model: _Model, together: int) -> float:
+        """With transformers; vLLM takes what there is."""
         longest = model.longest(self._config.evaluation.turn_tokens)
         return running_memory(model.size, self._hardware, generation_bytes(model.size, together, longest))
 

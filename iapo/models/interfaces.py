@@ -63,5 +63,8 @@ class Processor(Protocol):
         """Write the processor's files into a pretrained directory."""
 
 
+PixelBounds = tuple[int, int]
+"""Least and largest area of an image, pixels: others are enlarged or reduced to it."""
+
 Policy = tuple[QwenVL, Processor]
 """A model in eval mode and its processor, as :func:`iapo.models.loading.load_model` returns them."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,10 +35,19 @@ def load_model(directory: Path, *, device: str = "cpu", precision: Precision = "
     """
     batch_windows()
     model = QwenVL.from_pretrained(directory, dtype=getattr(torch, precision))
+    model.eval()
+    return model.to(device), load_processor(directory)  # type: ignore[arg-type]
+
+
+def load_processor(directory: Path) -> Processor:
+    """Load a saved model's processor alone, left-padded.
+
+    Args:
+        directory: a pretrained directory.
+    """
     processor = AutoProcessor.from_pretrained(directory, padding_side="left")
     set_response_template(processor.tokenizer)
-    model.eval()
-    return model.to(device), processor  # type: ignore[arg-type]
+    return cast(Processor, processor)
 
 
 def load_to_run(directory: Path, config: Config) -> Policy:

@@ -18,9 +18,9 @@ import torch
 from iapo.artifacts.files import atomic_write
 from iapo.artifacts.progress import Progress
 from iapo.data.prompts import open_image
-from iapo.models.interfaces import Processor, QwenVL
+from iapo.models.interfaces import Processor
 from iapo.rollout.encoding import encode_examples
-from iapo.rollout.generation import Sampling, generate_turn, turn_text
+from iapo.rollout.generation import Sampling, Writer, generate_turn, turn_text
 from iapo.tools.drawing import is_right
 from iapo.tools.parsing import parse_turn
 from iapo.types import Example, ToolCall
@@ -54,7 +54,7 @@ class SampledCall:
 
 
 def sample_calls(
-    model: QwenVL,
+    model: Writer,
     processor: Processor,
     examples: Sequence[Example],
     *,
@@ -66,7 +66,7 @@ def sample_calls(
     """Sample first turns as the trainer does, and keep those with a well-formed call.
 
     Args:
-        model: the policy in eval mode.
+        model: the policy, in eval mode or in an engine, which has a seed of its own.
         processor: the model's processor.
         examples: the questions to prompt with.
         rollouts: turns to sample per prompt.

@@ -27,6 +27,8 @@ class EncodedPrompt:
     """[patches, channels] of all images."""
     image_grid_thw: Tensor
     """[images, 3] patches in time, height and width."""
+    images: tuple[Image.Image, ...] = ()
+    """The images themselves, for an engine that cuts them into patches itself."""
 
 
 def encode_prompt(processor: Processor, messages: Sequence[Message], kind: FigureKind) -> EncodedPrompt:
@@ -38,7 +40,16 @@ def encode_prompt(processor: Processor, messages: Sequence[Message], kind: Figur
         kind: the figure kind, which decides the tools.
     """
     encoded = _render(processor, [messages], kind)
-    return EncodedPrompt(encoded["input_ids"][0].tolist(), encoded["pixel_values"], encoded["image_grid_thw"])
+    return EncodedPrompt(
+        encoded["input_ids"][0].tolist(), encoded["pixel_values"], encoded["image_grid_thw"], images_of(messages)
+    )
+
+
+def images_of(messages: Sequence[Message]) -> tuple[Image.Image, ...]:
+    """Return the images of some messages, in order."""
+    contents = [message["content"] for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return tuple(part["image"] for part in parts if part["type"] == "image")
 
 
 def encode_examples(
@@ -64,7 +75,7 @@ def encode_examples(
         pixels = encoded["pixel_values"].split(grids.prod(dim=1).tolist())
         for position, i in enumerate(rows):
             ids = encoded["input_ids"][position][encoded["attention_mask"][position].bool()].tolist()
-            prompts[i] = EncodedPrompt(ids, pixels[position], grids[position : position + 1])
+            prompts[i] = EncodedPrompt(ids, pixels[position], grids[position : position + 1], (images[i],))
     return [prompts[i] for i in range(len(examples))]
 
 

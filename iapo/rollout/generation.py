@@ -1,4 +1,4 @@
-"""Generation of assistant turns with ``transformers``, in one left-padded batch.
+"""Generation of assistant turns with ``transformers``, in one left-padded batch, or by an engine.
 
 Tokens that would corrupt a rollout, such as image placeholders, are suppressed.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -33,9 +33,29 @@ class Sampling:
         return cls(settings.temperature, settings.top_p)
 
 
+@runtime_checkable
+class Engine(Protocol):
+    """A policy that another program runs, such as vLLM."""
+
+    def write_turns(
+        self,
+        processor: Processor,
+        prompts: Sequence[EncodedPrompt],
+        *,
+        max_tokens: int,
+        sampling: Sampling | None,
+        suppressed: Sequence[str],
+    ) -> list[list[int]]:
+        """Generate one assistant turn for each prompt; arguments and result are those of :func:`generate_turn`."""
+
+
+Writer = QwenVL | Engine
+"""What writes turns."""
+
+
 @torch.no_grad()
 def generate_turn(
-    model: QwenVL,
+    model: Writer,
     processor: Processor,
     prompts: Sequence[EncodedPrompt],
     *,
@@ -46,7 +66,7 @@ def generate_turn(
     """Generate one assistant turn for each prompt, in one batch.
 
     Args:
-        model: the policy in eval mode.
+        model: the policy, in eval mode or in an engine.
         processor: the model's processor.
         prompts: [B] encoded conversations so far.
         max_tokens: maximum length of a turn, in tokens.
@@ -59,6 +79,8 @@ def generate_turn(
     Raises:
         ValueError: if the tokenizer lacks one of the ``suppressed`` tokens.
     """
+    if isinstance(model, Engine):
+        return model.write_turns(processor, prompts, max_tokens=max_tokens, sampling=sampling, suppressed=suppressed)
     tokenizer = processor.tokenizer
     padded = tokenizer.pad(
         {"input_ids": [prompt.input_ids for prompt in prompts]},
@@ -111,7 +133,7 @@ def _until_end(turn: list[int], end: int) -> list[int]:
 
 
 def generate_where(
-    model: QwenVL, processor: Processor, prompts: Mapping[int, EncodedPrompt], turn_tokens: int
+    model: Writer, processor: Processor, prompts: Mapping[int, EncodedPrompt], turn_tokens: int
 ) -> dict[int, list[int]]:
     """Generate one turn greedily for those rows of a batch that have a prompt.
 

@@ -25,6 +25,24 @@ def image_runs(ids: Sequence[int], image_token: int) -> list[int]:
     return [len(list(run)) for token, run in groupby(ids) if token == image_token]
 
 
+def check_read(read: Sequence[Sequence[int]], given: Sequence[Sequence[int]], image_token: int) -> None:
+    """Check that an engine which expands images itself read the token ids that it should have.
+
+    Args:
+        read: [B] token ids of the prompts that it read.
+        given: [B] those that the loss, or transformers, reads.
+        image_token: id of the image token.
+
+    Raises:
+        ImagesOutOfStep: if any differ.
+    """
+    wrong = {row: ids for row, (ids, wanted) in enumerate(zip(read, given, strict=True)) if list(ids) != list(wanted)}
+    if wrong:
+        row, ids = next(iter(wrong.items()))
+        found, expected = image_runs(ids, image_token), image_runs(given[row], image_token)
+        raise ImagesOutOfStep(f"found vLLM reading image tokens in runs of {found}, the loss has {expected}", wrong)
+
+
 def check_images(
     prompt_ids: Sequence[Sequence[int]],
     image_counts: Sequence[int],

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from PIL import Image
 
 from iapo.data.prompts import Message, open_image
-from iapo.models.interfaces import Processor, QwenVL
-from iapo.rollout.encoding import EncodedPrompt
-from iapo.rollout.generation import generate_turn, generate_where, turn_text
+from iapo.models.interfaces import Processor
+from iapo.rollout.encoding import EncodedPrompt, images_of
+from iapo.rollout.generation import Writer, generate_turn, generate_where, turn_text
 from iapo.rollout.original_image_control import answer_with_original, answer_without_tools
 from iapo.rollout.two_turn import Rollout, with_control_answers
 from iapo.tools.drawing import apply
@@ -93,7 +93,7 @@ def legacy_prompt(example: Example, template: str) -> str:
 
 
 def roll_out_legacy(
-    model: QwenVL,
+    model: Writer,
     processor: Processor,
     examples: Sequence[Example],
     *,
@@ -165,7 +165,9 @@ def _encode(processor: Processor, messages: Sequence[Message]) -> EncodedPrompt:
     encoded = processor.apply_chat_template(
         [list(messages)], add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
     )
-    return EncodedPrompt(encoded["input_ids"][0].tolist(), encoded["pixel_values"], encoded["image_grid_thw"])
+    return EncodedPrompt(
+        encoded["input_ids"][0].tolist(), encoded["pixel_values"], encoded["image_grid_thw"], images_of(messages)
+    )
 
 
 def _carry_out(text: str, example: Example, image: Image.Image) -> _FirstTurn:

@@ -11,10 +11,10 @@ from dataclasses import replace
 import torch
 from PIL import Image
 
-from iapo.models.interfaces import Processor, QwenVL
+from iapo.models.interfaces import Processor
 from iapo.models.processor import SUPPRESSED_TOKENS
 from iapo.rollout.encoding import EncodedPrompt, encode_examples
-from iapo.rollout.generation import generate_turn, generate_where, turn_text
+from iapo.rollout.generation import Writer, generate_turn, generate_where, turn_text
 from iapo.tools.parsing import CALL_TOKEN
 from iapo.types import Example
 
@@ -29,11 +29,11 @@ def with_original(prompt: EncodedPrompt, continued: EncodedPrompt) -> EncodedPro
     images = len(continued.image_grid_thw)
     # Edits keep the image size, so the token ids stay valid.
     assert torch.equal(continued.image_grid_thw, prompt.image_grid_thw.expand(images, -1)), "a tool changed the size"
-    return replace(continued, pixel_values=prompt.pixel_values.repeat(images, 1))
+    return replace(continued, pixel_values=prompt.pixel_values.repeat(images, 1), images=prompt.images * images)
 
 
 def answer_with_original(
-    model: QwenVL,
+    model: Writer,
     processor: Processor,
     prompts: Sequence[EncodedPrompt],
     continued: Mapping[int, EncodedPrompt],
@@ -58,7 +58,7 @@ def answer_with_original(
 
 
 def answer_without_tools(
-    model: QwenVL, processor: Processor, examples: Sequence[Example], images: Sequence[Image.Image], turn_tokens: int
+    model: Writer, processor: Processor, examples: Sequence[Example], images: Sequence[Image.Image], turn_tokens: int
 ) -> list[str]:
     """Answer in one turn, with no tools in the prompt and no way to call one.
 

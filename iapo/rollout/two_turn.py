@@ -20,8 +20,8 @@ from trl.data_utils import prepare_multimodal_messages
 
 from iapo.data.prompts import Message, open_image
 from iapo.data.store import figure_to_json
-from iapo.models.interfaces import Processor, QwenVL
-from iapo.rollout.encoding import EncodedPrompt, encode_examples
+from iapo.models.interfaces import Processor
+from iapo.rollout.encoding import EncodedPrompt, encode_examples, images_of
 from iapo.rollout.environment import (
     ENVIRONMENTS,
     FigureEnvironment,
@@ -29,7 +29,7 @@ from iapo.rollout.environment import (
     answer_tool_calls,
     attempts_call,
 )
-from iapo.rollout.generation import generate_turn, generate_where, turn_text
+from iapo.rollout.generation import Writer, generate_turn, generate_where, turn_text
 from iapo.rollout.original_image_control import answer_with_original, answer_without_tools
 from iapo.tools.messages import assistant_message
 from iapo.tools.parsing import parse_turn
@@ -60,12 +60,12 @@ class Rollout:
 
 
 def roll_out(
-    model: QwenVL, processor: Processor, examples: Sequence[Example], *, turn_tokens: int, image_help: bool = False
+    model: Writer, processor: Processor, examples: Sequence[Example], *, turn_tokens: int, image_help: bool = False
 ) -> list[Rollout]:
     """Answer a batch of questions greedily, with at most one tool turn each.
 
     Args:
-        model: the policy in eval mode.
+        model: the policy, in eval mode or in an engine.
         processor: the model's processor.
         examples: [B] questions.
         turn_tokens: maximum length of a turn, in tokens.
@@ -162,21 +162,16 @@ def continue_prompt(
     Returns:
         The conversation up to the opening of the next assistant turn.
     """
-    images = [
-        part["image"]
-        for message in tool_messages
-        if isinstance(message["content"], list)
-        for part in message["content"]
-        if part["type"] == "image"
-    ]
+    images = images_of(tool_messages)
     ids = prompt.input_ids + turn + tool_suffix_ids(processor, tool_messages)
     if not images:
-        return EncodedPrompt(ids, prompt.pixel_values, prompt.image_grid_thw)
-    encoded = processor.image_processor(images=images, return_tensors="pt")
+        return replace(prompt, input_ids=ids)
+    encoded = processor.image_processor(images=list(images), return_tensors="pt")
     return EncodedPrompt(
         ids,
         torch.cat([prompt.pixel_values, encoded["pixel_values"]]),
         torch.cat([prompt.image_grid_thw, encoded["image_grid_thw"]]),
+        prompt.images + images,
     )
 
 

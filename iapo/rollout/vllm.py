@@ -19,7 +19,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 from iapo.config.schema import Config, TrainConfig
 from iapo.models.interfaces import Processor
 from iapo.models.processor import SUPPRESSED_TOKENS
-from iapo.rollout.image_check import ImagesOutOfStep, image_runs
+from iapo.rollout.image_check import ImagesOutOfStep, check_read, image_runs
 
 if TYPE_CHECKING:
     from trl.extras.profiling import ProfilingContext
@@ -103,15 +103,7 @@ class FigureGeneration(VLLMGeneration):
         image_token = self._image_token
         collapsed = [collapse_images(ids, image_token) for ids in prompts]
         vllm_prompts, *output = super().generate(collapsed, images, num_generations, profiler)
-        wrong = {
-            row: vllm_ids
-            for row, (ids, vllm_ids) in enumerate(zip(prompts, vllm_prompts, strict=True))
-            if ids != list(vllm_ids)
-        }
-        if wrong:
-            row, vllm_ids = next(iter(wrong.items()))
-            found, expected = image_runs(vllm_ids, image_token), image_runs(prompts[row], image_token)
-            raise ImagesOutOfStep(f"found vLLM reading image tokens in runs of {found}, the loss has {expected}", wrong)
+        check_read(vllm_prompts, prompts, image_token)
         return prompts, *output
 
     def sync_weights(self) -> None:

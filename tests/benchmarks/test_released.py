@@ -60,7 +60,7 @@ def test_a_template_without_a_place_for_the_request_is_refused_before_loading(tm
 def test_a_batch_size_that_is_no_number_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, tiny: tuple[Any, Any], batch_size: Any
 ) -> None:
-    monkeypatch.setattr(agent, "load_model", lambda *_, **__: tiny)
+    monkeypatch.setattr(agent, "load_writer", lambda *_, **__: tiny)
     with pytest.raises(SystemExit) as ended:
         FigureAgent("model", batch_size=batch_size)
     assert "expected a number" in str(ended.value) and "\n" not in str(ended.value)

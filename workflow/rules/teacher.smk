@@ -62,6 +62,7 @@ rule sample_student:
             "train.temperature",
             "train.top_p",
             "evaluation.turn_tokens",
+            "evaluation.engine",
             "student.cold_start.seed",
         ),
         code=code("sample_student"),

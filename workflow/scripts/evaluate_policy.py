@@ -26,6 +26,7 @@ with job(snakemake) as run:
             precision=run.config.hardware.precision,
             turn_tokens=settings.turn_tokens,
             image_help=settings.image_help,
+            engine=settings.engine,
         )
 
     def api() -> Any:

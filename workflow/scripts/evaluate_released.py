@@ -25,6 +25,7 @@ with job(snakemake) as run:
         precision=run.config.hardware.precision,
         turn_tokens=settings.turn_tokens,
         image_help=settings.image_help,
+        engine=settings.engine,
         **snakemake.params.pixels,
     )
     records = evaluate(

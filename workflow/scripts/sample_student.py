@@ -12,13 +12,19 @@ with job(snakemake) as run:
     from iapo.cold_start.call_rates import call_rates
     from iapo.data.selection import training_prompts
     from iapo.data.store import read_split
-    from iapo.models.loading import load_to_run
     from iapo.rollout.call_sampling import sample_calls, write_calls
+    from iapo.rollout.engines import load_writer
     from iapo.rollout.generation import Sampling
 
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.student)
-    model, processor = load_to_run(weights.parent, run.config)
-    settings = run.config.train
+    settings, seed = run.config.train, run.config.student.cold_start.seed
+    model, processor = load_writer(
+        weights.parent,
+        run.config.evaluation.engine,
+        device=run.config.device,
+        precision=run.config.hardware.precision,
+        seed=seed,
+    )
     examples = training_prompts(read_split(manifest.parent, "train", settings.sets), settings.prompts_per_set)
     calls = sample_calls(
         model,
@@ -27,7 +33,7 @@ with job(snakemake) as run:
         rollouts=run.config.teacher.student_calls,
         sampling=Sampling.of(settings),
         turn_tokens=run.config.evaluation.turn_tokens,
-        seed=run.config.student.cold_start.seed,
+        seed=seed,
     )
     write_calls(Path(snakemake.output.calls), calls)
     rates = call_rates(calls, prompts=len(examples), rollouts=run.config.teacher.student_calls)
@@ -38,6 +44,6 @@ with job(snakemake) as run:
     run.write_record(
         Path(snakemake.output.record),
         inputs={"data": manifest, "student": weights},
-        seeds={"rollouts": run.config.student.cold_start.seed},
+        seeds={"rollouts": seed},
         **figures,
     )

@@ -50,6 +50,15 @@ def test_two_steps_with_vllm_in_the_trainer_s_process(data_root: Path, tmp_path:
         assert turn["difference_of_expanded"] > 100 * turn["difference"]
 
 
+def test_outside_training_vllm_answers_and_samples_as_transformers_does(data_root: Path, tmp_path: Path) -> None:
+    figures = run("real_evaluation.py", data_root, tmp_path, output=tmp_path / "figures.json")
+    assert len(figures["same"]) >= 50 and all(figures["same"])
+    assert figures["second_turns"] > 0, "no rollout had a second turn"
+    # 200 turns each: within four standard errors of each other.
+    for ours, its in zip(*figures["calls"], strict=True):
+        assert abs(ours - its) < 4 * (2 * 200 * 0.25) ** 0.5
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, Path]]:
     """Address and model of a server."""

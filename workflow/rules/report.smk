@@ -30,6 +30,19 @@ TABLE_SETTINGS = [
     "grids",
     "released",
 ]
+VIEWER_SETTINGS = [
+    "profile",
+    "methods",
+    "seeds",
+    "test_sets",
+    "evaluation.api_model",
+    "student.first_stage",
+    "student.cold_starts",
+    "teacher.cold_starts",
+    "variants",
+    "grids",
+    "released",
+]
 
 
 rule make_tables:
@@ -77,6 +90,40 @@ rule make_tables:
         code=code("make_tables", *TABLE_CODE),
     script:
         "../scripts/make_tables.py"
+
+
+rule write_viewer:
+    """One offline page with every question, and what each policy answered and called."""
+    input:
+        manifest=RESULTS / "data/manifest.json",
+        records=[
+            RESULTS / f"eval/{method}/seed{seed}/records.parquet"
+            for method, seed in CONFIG.evaluated_runs
+        ],
+        assets=[
+            f"benchmarks/viewer/{name}"
+            for name in (
+                "page.html",
+                "page.css",
+                "address.js",
+                "filters.js",
+                "cells.js",
+                "main.js",
+            )
+        ],
+    output:
+        page=RESULTS / "view.html",
+        record=RESULTS / "view.run.json",
+    log:
+        logs("write_viewer"),
+    localrule: True
+    conda:
+        "../envs/iapo.yaml"
+    params:
+        settings=declare(CONFIG, *VIEWER_SETTINGS),
+        code=code("write_viewer"),
+    script:
+        "../scripts/write_viewer.py"
 
 
 rule show_table:

@@ -1,0 +1,31 @@
+"""Command that writes the viewer: ``python -m benchmarks.viewer results/mini --out results/mini/view.html``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.records import RecordsError
+from benchmarks.results import recorded_config
+from benchmarks.viewer.write import write_viewer
+from iapo.data.store import DataError
+
+
+def main(arguments: Sequence[str] | None = None) -> str:
+    """Write the page of a profile's results folder; return a line that says where it is and how large."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.viewer", description=__doc__)
+    parser.add_argument("folder", type=Path, help="results/<profile> after an evaluation")
+    parser.add_argument("--out", type=Path, help="the HTML file; by default view.html in the folder")
+    given = parser.parse_args(arguments)
+    out = given.out or given.folder / "view.html"
+    write_viewer(given.folder, recorded_config(given.folder), out)
+    return f"{out}: {out.stat().st_size / 1e6:.1f} MB, opens in any browser"
+
+
+if __name__ == "__main__":
+    try:
+        print(main())
+    except (RecordsError, DataError) as error:
+        sys.exit(f"error: {error}")

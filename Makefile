@@ -42,8 +42,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 table: $(INSTALLED)
-	$(BIN)/snakemake --cores all results/table.csv results/mini/view.html
-	@echo "Every question and every answer to it, to look at in a browser: results/mini/view.html"
+	$(BIN)/snakemake --cores all results/table.csv results/mini/view.html results/mini/view_training.html
+	@echo "To look at in a browser: every answer in results/mini/view.html, rollouts of training in results/mini/view_training.html"
 
 # A process a core; each takes about 1.5 GB.
 test: $(INSTALLED)
@@ -54,7 +54,7 @@ slurm_test: $(INSTALLED)
 	$(BIN)/pytest -m slurm tests/slurm
 
 smoke: $(INSTALLED)
-	$(BIN)/snakemake results/table.csv results/smoke/view.html --cores all --configfile config/smoke.yaml
+	$(BIN)/snakemake results/table.csv results/smoke/view.html results/smoke/view_training.html --cores all --configfile config/smoke.yaml
 
 # On copies of the finished small run; plans only, trains nothing.
 stale_test: $(INSTALLED)

@@ -1,8 +1,5 @@
-"use strict";
 // The address says what is shown: #set=charxiv&method=iapo,vtool_r1&of=iapo&answer=wrong&differs=vtool_r1
 // What is absent is not filtered by. `at` is the question under the cursor: <seed>.<id>.
-
-const EVERY = "";
 
 /** Choices of each filter of one method's answer: value in the address → words on the page. */
 const CHOICES = {

@@ -8,6 +8,8 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+const isRight = (score) => (score === undefined ? undefined : score >= 1);
+
 const picturesOfSets = new Map();
 
 /** Figures and layers of a test set, read when it is first shown. */
@@ -107,4 +109,15 @@ function questionCell(data, row, scale) {
 function turns(found) {
   return element("ol", { class: "turns" }, ...found.turns.map((text) => element("li", {}, text)),
     found.truncated ? element("li", {}, "… a turn ended at the limit of its length") : null);
+}
+
+/** A method's name that may break after its underscores. */
+function brokenName(method) {
+  return method.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
+}
+
+/** Fill a choice: value → words; `every` is the choice that filters nothing, null for none. */
+function fillSelect(select, words, every) {
+  const options = [[EVERY, every], ...Object.entries(words)].filter(([, text]) => text !== null);
+  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
 }

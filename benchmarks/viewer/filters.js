@@ -17,8 +17,6 @@ function valueOf(data, method, row, name) {
   return data.columns[data.runs[method][row.seed]]?.[name][row.question] ?? undefined;
 }
 
-const isRight = (score) => (score === undefined ? undefined : score >= 1);
-
 /** helped: right with and wrong without; harmed: the reverse; else nothing. */
 function effect(withIt, without) {
   if (withIt === undefined || without === undefined || isRight(withIt) === isRight(without)) return "";

@@ -1,15 +1,8 @@
 // The page: from the address to the rows, and from keys and controls to the address.
 
 const PAGE = 20;
-const data = JSON.parse(document.getElementById("rollouts").textContent);
-const $ = (selector) => document.querySelector(selector);
 const form = $("#filters"), detail = $("#detail");
 let state, rows, cursor;
-
-function fillSelect(select, words, every) {
-  const options = [[EVERY, every], ...Object.entries(words)].filter(([, text]) => text !== null);
-  select.replaceChildren(...options.map(([value, text]) => element("option", { value }, text)));
-}
 
 function fillForm() {
   const named = (names) => Object.fromEntries(names.map((name) => [name, name]));
@@ -45,11 +38,6 @@ function formState() {
 
 function inOrder(names) {
   return data.methods.filter((name) => names.includes(name));
-}
-
-/** A method's name that may break after its underscores. */
-function brokenName(method) {
-  return method.split(/(?<=_)/).flatMap((part) => [part, element("wbr")]);
 }
 
 function heads() {
@@ -142,20 +130,12 @@ const KEYS = {
   "/": () => { detail.close(); $("#panel").open = true; form.elements.text.focus(); },
 };
 
-function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || !(event.key in KEYS)) return;
-  if (event.target.closest("select, [type=search]")) return;
-  if (event.key === "Enter" && event.target.closest("button, summary, input")) return;
-  event.preventDefault();
-  KEYS[event.key]();
-}
-
 fillForm();
 $("#panel").open = window.innerWidth > 700;
 form.addEventListener("input", () => go(formState()));
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", (event) => { event.preventDefault(); go(readAddress("", data).state); });
-document.addEventListener("keydown", onKey);
+listenTo(KEYS);
 form.elements.text.addEventListener("keydown", (event) => {
   if (["Escape", "Enter"].includes(event.key)) { event.preventDefault(); moveTo(cursor); }
 });

@@ -16,22 +16,25 @@ from string import Template
 from typing import Any
 
 ASSETS = Path(__file__).parent
-_SCRIPTS = ("address.js", "filters.js", "cells.js", "main.js")
-"""Inlined in this order."""
+_SHARED = ("shared.js", "cells.js")
+_SCRIPTS = {"page.html": (*_SHARED, "address.js", "filters.js", "main.js"), "training.html": (*_SHARED, "training.js")}
+"""Page → its scripts, inlined in this order."""
 
 
-def page(rollouts: Mapping[str, Any], pictures: Mapping[str, Any]) -> str:
-    """Return the page.
+def page(rollouts: Mapping[str, Any], pictures: Mapping[str, Any], template: str = "page.html") -> str:
+    """Return a page.
 
     Args:
-        rollouts: from :func:`benchmarks.viewer.rollouts.rollouts`.
+        rollouts: from :func:`benchmarks.viewer.rollouts.rollouts`, or for the template ``training.html`` from
+            :func:`benchmarks.viewer.training.training_rollouts`.
         pictures: test set → its pictures, each set in a block of its own, which the page reads when it shows the set.
+        template: name of the asset.
     """
-    style, script = _asset("page.css"), "\n".join(_asset(name) for name in _SCRIPTS)
+    style, script = _asset("page.css"), "\n".join(_asset(name) for name in _SCRIPTS[template])
     blocks = [_block("rollouts", rollouts), *(_block(f"pictures-{name}", each) for name, each in pictures.items())]
-    return Template(_asset("page.html")).substitute(
+    return Template(_asset(template)).substitute(
         policy=f"default-src 'none'; img-src data:; style-src {_source(style)}; script-src {_source(script)}",
-        title=escape(f"Rollouts: {rollouts['profile']}"),
+        profile=escape(rollouts["profile"]),
         style=style,
         blocks="\n".join(blocks),
         script=script,

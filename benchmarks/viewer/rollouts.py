@@ -26,13 +26,14 @@ _SIGNS = ("call_right", "truncated")
 _COLUMNS = (*_TEXTS, *_NUMBERS, *_SIGNS, "status", "call", "edit", "turns")
 
 
-class _Texts:
+class Texts:
     """Texts by number, each once."""
 
     def __init__(self) -> None:
         self.numbers: dict[str, int] = {}
 
     def number(self, text: str | None) -> int | None:
+        """Return a text's number, a new one if need be; None for no text."""
         return None if text is None else self.numbers.setdefault(text, len(self.numbers))
 
 
@@ -51,7 +52,7 @@ def rollouts(results: Results, examples: Iterable[Example]) -> tuple[dict[str, A
     """
     runs = {run: number for number, run in enumerate(_found_runs(results))}
     records = _by_question(results)
-    texts, questions = _Texts(), []
+    texts, questions = Texts(), []
     pictures = {name: Pictures() for name in results.sets}
     columns: list[dict[str, list[Any]]] = [{name: [] for name in _COLUMNS} for _ in runs]
     for example in examples:
@@ -122,7 +123,7 @@ def _question(example: Example, picture: int, size: tuple[int, int]) -> dict[str
     }
 
 
-def _cell(record: Record, example: Example, pictures: Pictures, texts: _Texts) -> dict[str, Any]:
+def _cell(record: Record, example: Example, pictures: Pictures, texts: Texts) -> dict[str, Any]:
     """One policy's answer to one question; ``edit`` is the number of the layer that its calls draw."""
     turns, status = json.loads(record["turns"]), call_status(record)
     calls = turn_calls(turns[0], example) if status in ("failed", "executed") else []

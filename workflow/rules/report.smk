@@ -43,6 +43,20 @@ VIEWER_SETTINGS = [
     "grids",
     "released",
 ]
+VIEWER_ASSETS = [
+    f"benchmarks/viewer/{name}"
+    for name in (
+        "page.html",
+        "training.html",
+        "page.css",
+        "shared.js",
+        "cells.js",
+        "address.js",
+        "filters.js",
+        "main.js",
+        "training.js",
+    )
+]
 
 
 rule make_tables:
@@ -100,17 +114,7 @@ rule write_viewer:
             RESULTS / f"eval/{method}/seed{seed}/records.parquet"
             for method, seed in CONFIG.evaluated_runs
         ],
-        assets=[
-            f"benchmarks/viewer/{name}"
-            for name in (
-                "page.html",
-                "page.css",
-                "address.js",
-                "filters.js",
-                "cells.js",
-                "main.js",
-            )
-        ],
+        assets=VIEWER_ASSETS,
     output:
         page=RESULTS / "view.html",
         record=RESULTS / "view.run.json",
@@ -124,6 +128,30 @@ rule write_viewer:
         code=code("write_viewer"),
     script:
         "../scripts/write_viewer.py"
+
+
+rule write_training_viewer:
+    """One offline page with the groups of rollouts that each training kept at its checkpoints."""
+    input:
+        # The rollouts lie undeclared in the runs' folders, and are there once their metrics are.
+        metrics=[
+            RESULTS / f"train/{method}/seed{seed}/metrics.csv"
+            for method, seed in CONFIG.trained_runs
+        ],
+        assets=VIEWER_ASSETS,
+    output:
+        page=RESULTS / "view_training.html",
+        record=RESULTS / "view_training.run.json",
+    log:
+        logs("write_training_viewer"),
+    localrule: True
+    conda:
+        "../envs/iapo.yaml"
+    params:
+        settings=declare(CONFIG, *VIEWER_SETTINGS),
+        code=code("write_training_viewer"),
+    script:
+        "../scripts/write_training_viewer.py"
 
 
 rule show_table:

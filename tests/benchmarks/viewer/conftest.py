@@ -2,6 +2,8 @@
 
 import io
 import json
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,23 @@ CONFIG = Config(
 )
 HOSTILE = "</script><img src=x onerror=\"document.title='broken'\"><!-- \ud83d"
 """An answer that would end the block of data, load a picture and run a script, and that no UTF-8 can hold."""
+
+
+_BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A browser of the system, else the one that playwright installed."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
+    path = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    with sync_api.sync_playwright() as playwright:
+        try:
+            found = playwright.chromium.launch(executable_path=path)
+        except sync_api.Error:
+            pytest.skip("found no browser; apt install chromium-headless-shell, or playwright install chromium")
+        yield found
+        found.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,5 @@
 """The viewer in a browser: addresses, filters, keys, texts of models, and both widths."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,23 +7,6 @@ from typing import Any
 import pytest
 
 from benchmarks.results import Results
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright (the extra dev)")
-
-_BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A browser of the system, else the one that playwright installed."""
-    path = next(filter(None, map(shutil.which, _BROWSERS)), None)
-    with sync_api.sync_playwright() as playwright:
-        try:
-            found = playwright.chromium.launch(executable_path=path)
-        except sync_api.Error:
-            pytest.skip("found no browser; apt install chromium-headless-shell, or playwright install chromium")
-        yield found
-        found.close()
 
 
 @pytest.fixture(scope="module")

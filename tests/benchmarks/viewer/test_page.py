@@ -82,6 +82,8 @@ def test_a_start_that_two_seeds_share_is_counted_once(viewer: Viewer) -> None:
     heads = " ".join(viewer.page.locator("#rows thead th").all_inner_texts())
     # Two cold starts of the student, one of the teacher, and a teacher that was not evaluated.
     assert heads.count("of 80") == 3 and heads.count("of 40") == 1 and "– of 0" in heads
+    # It is right on every second question.
+    assert viewer.page.inner_text("thead [data-method=teacher_untrained] .share") == "✓ 50.0 % of 40"
     assert viewer.page.locator("td[data-method=teacher] .missing").count() == 20
 
 

@@ -16,7 +16,7 @@ endif
 
 .PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward readme lint lock config help
 help:
-	@echo "make table   results/table.csv with the default profile, mini"
+	@echo "make table   results/table.csv with the default profile, mini, and a page to look at its rollouts"
 	@echo "make test    the test suite"
 	@echo "make slurm_test  the pipeline on a Slurm of one node, started for the test: needs root and slurm-wlm, munge"
 	@echo "make smoke   every rule once, small"
@@ -42,7 +42,8 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 table: $(INSTALLED)
-	$(BIN)/snakemake --cores all results/table.csv
+	$(BIN)/snakemake --cores all results/table.csv results/mini/view.html results/mini/view_training.html
+	@echo "To look at in a browser: every answer in results/mini/view.html, rollouts of training in results/mini/view_training.html"
 
 # A process a core; each takes about 1.5 GB.
 test: $(INSTALLED)
@@ -53,7 +54,7 @@ slurm_test: $(INSTALLED)
 	$(BIN)/pytest -m slurm tests/slurm
 
 smoke: $(INSTALLED)
-	$(BIN)/snakemake results/table.csv --cores all --configfile config/smoke.yaml
+	$(BIN)/snakemake results/table.csv results/smoke/view.html results/smoke/view_training.html --cores all --configfile config/smoke.yaml
 
 # On copies of the finished small run; plans only, trains nothing.
 stale_test: $(INSTALLED)

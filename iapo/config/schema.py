@@ -244,11 +244,20 @@ class Config:
         return {seed: i % self.teacher.cold_starts for i, seed in enumerate(self.seeds)}
 
     @property
+    def starts_beside(self) -> dict[str, dict[int, int]]:
+        """Row that no method trains → seed → number of the start whose records belong beside that seed's policies.
+
+        Weights or a model from elsewhere have one.
+        """
+        of_seed = dict.fromkeys(self.reference_policies, self.start_of)
+        of_seed |= dict.fromkeys(self._teacher_rows, self.teacher_of)
+        only = dict.fromkeys(self.seeds, 0)
+        return of_seed | {row: only for row in (*self.released, "api") if row in of_seed}
+
+    @property
     def reference_starts(self) -> dict[str, list[int]]:
-        """Row that no method trains → numbers of its starts; weights or a model from elsewhere have one."""
-        students, teachers = (sorted(set(each.values())) for each in (self.start_of, self.teacher_of))
-        starts = dict.fromkeys(self.reference_policies, students) | dict.fromkeys(self._teacher_rows, teachers)
-        return starts | {row: [0] for row in (*self.released, "api") if row in starts}
+        """Row that no method trains → numbers of its starts."""
+        return {row: sorted(set(of_seed.values())) for row, of_seed in self.starts_beside.items()}
 
     @property
     def habits_used(self) -> list[str]:

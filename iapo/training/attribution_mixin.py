@@ -117,12 +117,13 @@ class AttributionMixin(TurnMixin):
         hits: dict[str, int] = defaultdict(int)
         for i, (row, turn) in enumerate(zip(inputs, turns, strict=True)):
             row["prompt_key"] = turn.prompt.key
-            row["student_block_sums"] = row["teacher_block_sums"] = None
+            row["student_block_sums"] = row["teacher_block_sums"] = row["cache_hit"] = None
             if i not in place:
                 continue
             student = distinct_sums[place[i]]
             hit = self._teacher_hit(row["prompt_key"], turn)
-            hits["missing" if hit is None else hit.kind] += 1
+            row["cache_hit"] = "missing" if hit is None else hit.kind
+            hits[row["cache_hit"]] += 1
             row["student_block_sums"] = student
             row["teacher_block_sums"] = self._teacher_sums(turn, student, hit)
         for kind in HIT_KINDS:

@@ -47,6 +47,9 @@ class RolloutRow(DatasetRow, total=False):
     """Block sums of the student's attribution; None where the call was not attributed."""
     teacher_block_sums: list[float] | None
     """Block sums of the teacher's attribution; None where there is nothing to compare with."""
+    cache_hit: str | None
+    """How near the teacher's row is to the rollout's call, by :data:`iapo.teacher.cache.HIT_KINDS`; None without a
+    call that was looked up."""
 
 
 def with_rollout_index(output: dict[str, Any], rollouts: int) -> dict[str, Any]:

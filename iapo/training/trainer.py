@@ -29,6 +29,7 @@ from iapo.rollout.status import call_status
 from iapo.training.grpo_config import TermsConfig
 from iapo.training.guards import GuardMixin
 from iapo.training.host_pixels import HostPixelsMixin
+from iapo.training.kept_rollouts import kept_path, kept_rows, write_kept
 from iapo.training.rollout_recorder import RolloutRow, TurnMixin
 from iapo.training.sharded_mixin import ShardedMixin
 from iapo.training.trimmed_pass import TrimmedPassMixin
@@ -64,6 +65,7 @@ class FigureTrainer(TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, HostPixe
         # TRL normalises the reward without the terms that are added afterwards.
         self.reward_weights = torch.tensor(self._advantage_rule.trl_weights)
         self._rewards = torch.empty(0)
+        self._completions: Sequence[Sequence[Message]] = []
         self.finished_epochs = 0
         """Epochs completed before a resume; set it before calling ``train``."""
         self._suffix_memo: dict[tuple[object, ...], list[int]] = {}
@@ -116,7 +118,19 @@ class FigureTrainer(TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, HostPixe
             # TRL normalises the loss by the number of trained tokens over all processes.
             tokens = (output["completion_mask"] * mask).sum()
             output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()
+        self._keep_rollouts(inputs, output["advantages"])
         return output
+
+    def _keep_rollouts(self, rows: Sequence[Any], advantages: Tensor) -> None:
+        """Write rollouts of a step after which a checkpoint is saved; the main process writes some of its own."""
+        step = self.state.global_step + 1
+        is_saved = step % self.args.save_steps == 0 or step == self.args.max_steps
+        if not (is_saved and self.accelerator.is_main_process):
+            return
+        kept = kept_rows(
+            step, rows, self.tool_turns, self._completions, self._rewards, advantages, self._advantage_rule
+        )
+        write_kept(kept_path(Path(self.args.output_dir or ".").parent, step), kept)
 
     def _add_terms(self, output: dict[str, Any]) -> None:
         """Add the terms that TRL has left out to its advantages, and to the whole reward that it has logged."""
@@ -130,6 +144,7 @@ class FigureTrainer(TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, HostPixe
         self._metrics["train"]["reward_std"][-1] = total.std().item()
 
     def _calculate_rewards(self, inputs: list[RolloutRow], *args: Any) -> Tensor:
+        _, self._completions, *_ = args
         statuses = [
             call_status(turn.text, environment.succeeded)
             for turn, environment in zip(self.tool_turns, _environments(self), strict=True)

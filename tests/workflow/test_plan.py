@@ -60,6 +60,15 @@ def test_a_typo_is_one_line_before_any_job() -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_the_table_comes_with_the_viewer_but_does_not_wait_for_it() -> None:
+    assert "_viewer" not in plan("--configfile", "config/mini.yaml").stdout
+    command = ["make", "--dry-run", "table"]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    pages = ("results/mini/view.html", "results/mini/view_training.html")
+    assert lines[-2].endswith(f"results/table.csv {' '.join(pages)}")
+    assert lines[-1].startswith("echo") and all(page in lines[-1] for page in pages)
+
+
 def test_planning_imports_no_torch() -> None:
     modules = "baselines, iapo.config.schema, iapo.jobs.preflight, iapo.jobs.workflow_job"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"

@@ -31,6 +31,34 @@ TABLE_SETTINGS = [
     "grids",
     "released",
 ]
+VIEWER_SETTINGS = [
+    "profile",
+    "methods",
+    "seeds",
+    "test_sets",
+    "evaluation.api_model",
+    "student.first_stage",
+    "student.cold_starts",
+    "teacher.cold_starts",
+    "teacher.trained",
+    "variants",
+    "grids",
+    "released",
+]
+VIEWER_ASSETS = [
+    f"benchmarks/viewer/{name}"
+    for name in (
+        "page.html",
+        "training.html",
+        "page.css",
+        "shared.js",
+        "cells.js",
+        "address.js",
+        "filters.js",
+        "main.js",
+        "training.js",
+    )
+]
 
 
 rule make_tables:
@@ -78,6 +106,54 @@ rule make_tables:
         code=code("make_tables", *TABLE_CODE),
     script:
         "../scripts/make_tables.py"
+
+
+rule write_viewer:
+    """One offline page with every question, and what each policy answered and called."""
+    input:
+        manifest=RESULTS / "data/manifest.json",
+        records=[
+            RESULTS / f"eval/{method}/seed{seed}/records.parquet"
+            for method, seed in CONFIG.evaluated_runs
+        ],
+        assets=VIEWER_ASSETS,
+    output:
+        page=RESULTS / "view.html",
+        record=RESULTS / "view.run.json",
+    log:
+        logs("write_viewer"),
+    localrule: True
+    conda:
+        "../envs/iapo.yaml"
+    params:
+        settings=declare(CONFIG, *VIEWER_SETTINGS),
+        code=code("write_viewer"),
+    script:
+        "../scripts/write_viewer.py"
+
+
+rule write_training_viewer:
+    """One offline page with the groups of rollouts that each training kept at its checkpoints."""
+    input:
+        # The rollouts lie undeclared in the runs' folders, and are there once their metrics are.
+        metrics=[
+            RESULTS / f"train/{method}/seed{seed}/metrics.csv"
+            for method, seed in CONFIG.trained_runs
+        ],
+        assets=VIEWER_ASSETS,
+    output:
+        page=RESULTS / "view_training.html",
+        record=RESULTS / "view_training.run.json",
+    log:
+        logs("write_training_viewer"),
+    localrule: True
+    conda:
+        "../envs/iapo.yaml"
+    params:
+        settings=declare(CONFIG, *VIEWER_SETTINGS),
+        code=code("write_training_viewer"),
+    script:
+        "../scripts/write_training_viewer.py"
 
 
 rule show_table:

@@ -29,6 +29,7 @@ from iapo.config.sources import (
     HardwareConfig,
     HubConfig,
     Positive,
+    PretrainedConfig,
     Rate,
     ReleasedConfig,
     RepositoryConfig,
@@ -176,9 +177,17 @@ class Config:
     @property
     def sources(self) -> dict[str, RepositoryConfig]:
         """Repository → what is downloaded of it."""
+        sources = [each.source for each in self.pretrained_models]
+        if self.data.refocus:
+            sources.insert(0, self.data.refocus.source)
+        return {source.repo: source for source in sources}
+
+    @property
+    def pretrained_models(self) -> list[PretrainedConfig]:
+        """The models that are downloaded: student, teacher, released weights."""
         models = [self.student.model.pretrained, self.teacher.model.pretrained]
         models += [each.model for each in self.released.values()]
-        return {each.source.repo: each.source for each in (self.data.refocus, *models) if each}
+        return [each for each in models if each]
 
     @property
     def seed_batches(self) -> list[tuple[int, ...]]:

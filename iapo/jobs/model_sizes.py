@@ -27,6 +27,14 @@ class UnknownModelError(ValueError):
     """Neither the table nor a downloaded ``config.json`` knows the model's sizes."""
 
 
+class UnsupportedModelError(ValueError):
+    """A model of another family, whose attribution and rollouts are not here."""
+
+
+FAMILY = "qwen2_5_vl"
+"""``model_type`` of the models that can be trained and attributed."""
+
+
 @dataclass(frozen=True)
 class ModelSize:
     """Widths and depths of the language model and of the vision tower."""
@@ -93,17 +101,50 @@ _KNOWN = {
 """From the models' ``config.json``."""
 
 
+def learn_sizes(source: RepositoryConfig, hub: HubConfig) -> None:
+    """Download a model's ``config.json`` alone, so that its sizes are known before a run is planned.
+
+    Args:
+        source: repository and commit of the model; one of the table, or one whose file is here, is not asked for.
+        hub: where it is.
+
+    Raises:
+        HubError: the hub cannot be reached or has no such file.
+    """
+    if source.repo in _KNOWN or _config_file(source, hub).exists():
+        return
+    # A second's import, for models that are not in the table alone.
+    from iapo.hub.download import fetch
+
+    fetch(source, hub, files=["config.json"], kind="model", into=_planned(source, hub))
+
+
+def _planned(source: RepositoryConfig, hub: HubConfig) -> Path:
+    return Path(hub.downloads) / "planned" / source.repo
+
+
+def _config_file(source: RepositoryConfig, hub: HubConfig) -> Path:
+    """Of the downloaded model, or of its plan."""
+    downloaded = Path(hub.downloads) / source.repo / "config.json"
+    return downloaded if downloaded.exists() else _planned(source, hub) / "config.json"
+
+
 def model_size(source: RepositoryConfig, hub: HubConfig) -> ModelSize:
     """The sizes of a pretrained model, from the table or from its ``config.json`` where that is downloaded.
 
     Raises:
         UnknownModelError: for a model that is in neither.
+        UnsupportedModelError: for a model of another family.
     """
     if source.repo in _KNOWN:
         return _KNOWN[source.repo]
-    path = Path(hub.downloads) / source.repo / "config.json"
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(_config_file(source, hub).read_text())
+        if facts.get("model_type") != FAMILY:
+            raise UnsupportedModelError(
+                f"{source.repo}: found model_type {facts.get('model_type')!r}, expected {FAMILY!r}; attribution, "
+                "rollouts and the prompt are this family's, so choose a Qwen2.5-VL"
+            )
         # One level since transformers 5, none in the published files.
         text, vision = facts.get("text_config", facts), facts["vision_config"]
         return ModelSize(
@@ -118,6 +159,8 @@ def model_size(source: RepositoryConfig, hub: HubConfig) -> ModelSize:
             vision_hidden=vision["hidden_size"],
             vision_mlp=vision["intermediate_size"],
         )
+    except UnsupportedModelError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise UnknownModelError(
             f"{source.repo}: its sizes are not known ({error}), so memory and time are not either; known are "

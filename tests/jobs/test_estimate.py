@@ -35,7 +35,7 @@ from iapo.jobs.costs import (
     update_flops,
 )
 from iapo.jobs.estimate import Estimate, estimate, estimate_text, hours_text
-from iapo.jobs.model_sizes import ModelSize, UnknownModelError, model_size
+from iapo.jobs.model_sizes import ModelSize, UnknownModelError, UnsupportedModelError, learn_sizes, model_size
 from iapo.jobs.stages import candidates, questions
 from iapo.models.vision_windows import batch_windows
 
@@ -91,6 +91,24 @@ def test_another_model_is_read_from_its_configuration(tmp_path: Path) -> None:
         model_size(other, hub)
     _qwen(size, num_heads=2).save_pretrained(tmp_path / other.repo)
     assert model_size(other, hub) == size
+
+
+def test_sizes_are_learned_from_one_small_file_and_other_families_refused(tmp_path: Path) -> None:
+    size = ModelSize(2, 64, 176, 4, 2, 1000, False, 3, 32, 80)
+    hub = HubConfig(address=str(tmp_path / "hub"), downloads=str(tmp_path / "downloads"))
+    other = RepositoryConfig(repo="Someone/Other", revision="0" * 40)
+    _qwen(size, num_heads=2).save_pretrained(tmp_path / "hub" / other.repo)
+    (tmp_path / "hub" / other.repo / "model.safetensors").write_bytes(b"large")
+    learn_sizes(other, hub)
+    assert model_size(other, hub) == size
+    assert not list((tmp_path / "downloads").rglob("*.safetensors"))
+    config = tmp_path / "hub" / "Someone/Else/config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"model_type": "qwen3_vl"}')
+    another = RepositoryConfig(repo="Someone/Else", revision="0" * 40)
+    learn_sizes(another, hub)
+    with pytest.raises(UnsupportedModelError, match="found model_type 'qwen3_vl', expected 'qwen2_5_vl'"):
+        model_size(another, hub)
 
 
 def _saved(model: torch.nn.Module, forward: Callable[[], Any]) -> int:

@@ -10,7 +10,11 @@ from iapo.config.schema import ConfigError, load_config
 from iapo.config.method_registry import resolve, tuned_method
 from iapo.jobs.estimate import estimate, estimate_text
 from iapo.jobs.limits import limits
-from iapo.jobs.model_sizes import UnknownModelError
+from iapo.jobs.model_sizes import (
+    UnknownModelError,
+    UnsupportedModelError,
+    learn_sizes,
+)
 from iapo.jobs.preflight import (
     PreflightError,
     check_methods,
@@ -19,6 +23,7 @@ from iapo.jobs.preflight import (
 )
 from iapo.artifacts.code_digest import code_of, keep_facts
 from iapo.config.declared import declare
+from iapo.hub.files import HubError
 from iapo.jobs.copied_results import restore_metadata
 from iapo.jobs.places import check_clone, quote_interpreter, use_writable_caches
 from iapo.types import TEST_SETS
@@ -64,8 +69,12 @@ def estimated():
     if not CONFIG.sources or CONFIG.device != "cuda":
         return None
     try:
+        for pretrained in CONFIG.pretrained_models:
+            learn_sizes(pretrained.source, CONFIG.hub)
         return estimate(CONFIG, METHODS)
-    except UnknownModelError as error:
+    except UnsupportedModelError as error:
+        sys.exit(f"error: {error}")
+    except (UnknownModelError, HubError) as error:
         print(f"no estimate: {error}", file=sys.stderr)
         return None
 

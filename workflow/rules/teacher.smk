@@ -24,7 +24,9 @@ if CONFIG.teacher.trained:
             method="vtool_r1",
             name="teacher",
             hint_rate=(
-                None if CONFIG.data.hint_rate is None else CONFIG.teacher.train_hint_rate
+                None
+                if CONFIG.data.hint_rate is None
+                else CONFIG.teacher.train_hint_rate
             ),
             seeds=lambda wildcards: [int(wildcards.seed)],
             code=training_code("vtool_r1"),

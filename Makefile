@@ -14,7 +14,7 @@ HF_HOME ?= $(XDG_CACHE_HOME)/huggingface
 export HF_HOME
 endif
 
-.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward readme lint lock config help
+.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward readme docs lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini, and a page to look at its rollouts"
 	@echo "make test    the test suite"
@@ -23,13 +23,14 @@ help:
 	@echo "make stale_test  after make smoke: what each edit and each setting plans again"
 	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
-	@echo "make readme  results/reference/mini and README's results, from the finished table"
+	@echo "make readme  results/reference, README's results and those of docs/, from the finished tables"
 	@echo "make report  results/report.html: tables, figures, run records and configuration in one offline file"
 	@echo "make audit   results/mini/audit and results/mini/perf: the cache, the attribution and what they cost"
 	@echo "make sparse  results/mechanism.md: when does the penalty work? the half where right calls are rare"
 	@echo "make mechanism  its other half, in a world with hints; mechanism_quick: a glance"
 	@echo "make try_reward METHOD=...  before training: what a reward would do where right calls are rare"
-	@echo "make config  config/README.md, the schema and the guide's costs, from the code"
+	@echo "make config  config/README.md, the schema, docs/records.md and the costs of machines, from the code"
+	@echo "make docs    build/docs/index.html: the pages of docs/ as an offline site; stops at a dead link"
 	@echo "make lint    ruff, mypy, import directions, snakefmt, snakemake --lint"
 	@echo "make lock    resolve requirements.lock again"
 
@@ -115,15 +116,29 @@ lint: $(INSTALLED)
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
-# No addresses in the lock: pins and hashes only. The gpu extra is held to the same versions.
+# Warnings are errors: a dead link or anchor, a page that no list names.
+DOCS_INSTALLED := .venv/docs_installed
+$(DOCS_INSTALLED): docs/requirements.lock $(INSTALLED)
+	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --require-hashes -r docs/requirements.lock
+	@touch $@
+
+docs: $(DOCS_INSTALLED)
+	rm -rf build/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --conf-dir docs --doctree-dir build/doctrees . build/docs
+
+# No addresses in the locks: pins and hashes only. The gpu extra is held to the same versions.
 lock: $(INSTALLED)
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra gpu --python-version 3.11 --no-emit-index-url --no-header --quiet -o .venv/gpu.lock
 	$(BIN)/uv pip compile pyproject.toml --extra dev -c .venv/gpu.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile --group docs -c requirements.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o docs/requirements.lock
 
+# Of a study only the page is taken, where it is finished.
+FINISHED := $(wildcard results/sparse/mechanism/page.md)
 # The tables of a finished `make table` are checked in, and README's results with them.
 readme: $(INSTALLED)
-	$(BIN)/python -m benchmarks.readme results/mini
+	$(BIN)/python -m benchmarks.readme results/mini $(FINISHED:/mechanism/page.md=)
 
 config: $(INSTALLED)
 	$(BIN)/python -m iapo.config.reference
+	$(BIN)/python -m benchmarks.records_page
 	$(BIN)/python -m baselines.estimate --guide

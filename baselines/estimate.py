@@ -1,4 +1,4 @@
-"""What a run needs, printed for some config files, and the table of machines in ``docs/guide.md``.
+"""What a run needs, printed for some config files, and the table of machines in ``docs/gpus.md``.
 
 ``python -m baselines.estimate --configfile config/paper.yaml mine.yaml --gpus 4`` is what a run prints before its
 first job; ``python -m baselines.estimate --guide`` writes the table again. docs/estimate.md has the formulas.
@@ -22,7 +22,7 @@ from iapo.config.schema import ConfigError, load_config
 from iapo.jobs.estimate import estimate, estimate_text, hours_text, merge_configs, read_config
 from iapo.jobs.model_sizes import UnknownModelError
 
-GUIDE = ROOT / "docs/guide.md"
+GUIDE = ROOT / "docs/gpus.md"
 PAPER = ROOT / "config/paper.yaml"
 PRESETS = ROOT / "config/presets"
 _BEGIN, _END = "<!-- costs: written by `make config` -->", "<!-- end of costs -->"
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m baselines.estimate", description=__doc__)
     wanted = parser.add_mutually_exclusive_group(required=True)
     wanted.add_argument("--configfile", nargs="+", type=Path, metavar="FILE", help="laid over each other")
-    wanted.add_argument("--guide", action="store_true", help="write the table of docs/guide.md again")
+    wanted.add_argument("--guide", action="store_true", help="write the table of docs/gpus.md again")
     parser.add_argument("--gpus", type=int, help="of the machine; the largest job's when absent")
     options = parser.parse_args(arguments)
     try:

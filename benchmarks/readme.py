@@ -1,12 +1,14 @@
-"""The results in README and docs/results.md, written from the tables that are checked in.
+"""The results in README and in docs/, written from the tables and pages that are checked in.
 
-``python -m benchmarks.readme results/mini`` takes a finished run's tables into ``results/reference/mini`` first;
-without a folder it writes both again from what is there.
+``python -m benchmarks.readme results/mini results/sparse`` takes a finished run's tables into
+``results/reference/mini`` first, and a study's page to ``results/reference/sparse.md``; without folders it writes all
+pages again from what is there.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,8 +24,8 @@ from iapo.artifacts.files import atomic_write, between_marks
 
 README, RESULTS = ROOT / "README.md", ROOT / "docs/results.md"
 REFERENCE = ROOT / "results/reference/mini"
-BEGIN, END = "<!-- results: written by `make readme` -->", "<!-- end of results -->"
-CURVE, END_OF_CURVE = "<!-- power: written by `make readme` -->", "<!-- end of power -->"
+STUDY = "mechanism/page.md"
+"""The page of a study that trains its conditions on their own, below ``results/<profile>``."""
 
 _RUNS = (4, 6, 8, 12, 24, 48)
 """Numbers of cold starts that docs/results.md says the power of."""
@@ -31,35 +33,52 @@ _RUNS = (4, 6, 8, 12, 24, 48)
 _TAKEN = tuple(f"{name}.{kind}" for name in ("main", "contrasts", "calls", "cost") for kind in ("csv", "md"))
 """Tables that are checked in, with every run's value."""
 
+_QUOTED = (
+    ("results.md", "calls", "mini/calls.md"),
+    ("results.md", "cost", "mini/cost.md"),
+    ("ablations.md", "ablations", "mini_ablations.md"),
+    ("ablations.md", "ablations on AMD", "mini_ablations_amd.md"),
+    ("sparse.md", "sparse", "sparse.md"),
+)
+"""Page in ``docs/``, name of its block, and the checked-in page in ``results/reference/`` that the block shows."""
 
-def take(tables: Path, reference: Path = REFERENCE) -> None:
-    """Copy a run's tables to be checked in.
+
+def marks(block: str) -> tuple[str, str]:
+    """Return the comments before and after a block of this name."""
+    return f"<!-- {block}: written by `make readme` -->", f"<!-- end of {block} -->"
+
+
+def take(run: Path, reference: Path = REFERENCE.parent) -> None:
+    """Copy what a finished run is read by, to be checked in: a study's page, or else the tables.
 
     Args:
-        tables: ``results/<profile>/tables`` of a finished run.
-        reference: folder to copy them to.
+        run: ``results/<profile>``.
+        reference: folder to copy to: the page to ``<profile>.md``, tables to ``<profile>/``.
 
     Raises:
-        FileNotFoundError: if one is missing; says which, and how to make it.
+        FileNotFoundError: if a table is missing; says which, and how to make it.
     """
-    missing = [name for name in _TAKEN if not (tables / name).exists()]
-    if missing:
-        raise FileNotFoundError(f"{tables}: found no {', '.join(missing)}; `make table` writes them")
-    reference.mkdir(parents=True, exist_ok=True)
-    for name in _TAKEN:
-        with atomic_write(reference / name) as tmp:
-            shutil.copyfile(tables / name, tmp)
+    if (run / STUDY).exists():
+        copies = {run / STUDY: reference / f"{run.name}.md"}
+    else:
+        copies = {run / "tables" / name: reference / run.name / name for name in _TAKEN}
+    if missing := [path.name for path in copies if not path.exists()]:
+        raise FileNotFoundError(f"{run}/tables: found no {', '.join(missing)}; `make table` writes them")
+    for source, target in copies.items():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(target) as tmp:
+            shutil.copyfile(source, tmp)
 
 
 def with_results(text: str, main: pd.DataFrame, contrasts: pd.DataFrame) -> str:
-    """Return README's text with today's block between its marks.
+    """Return a page with today's accuracies and declared comparisons between its marks.
 
     Args:
-        text: of README.
+        text: of README or docs/results.md.
         main: of :func:`benchmarks.tables.main.main_table`.
         contrasts: of :func:`benchmarks.tables.contrasts.contrast_table`.
     """
-    return between_marks(text, BEGIN, END, f"{_table(main)}\n\n{_found(contrasts)}")
+    return between_marks(text, *marks("results"), f"{_table(main)}\n\n{_found(contrasts)}")
 
 
 def with_power(text: str, contrasts: pd.DataFrame, cost: pd.DataFrame) -> str:
@@ -75,7 +94,34 @@ def with_power(text: str, contrasts: pd.DataFrame, cost: pd.DataFrame) -> str:
     shown["minutes on two cores"] = [number(value, 0) for value in curve["minutes"]]
     for name in curve.columns.drop(["runs", "minutes"]):
         shown[name] = curve[name].map(percent)
-    return between_marks(text, CURVE, END_OF_CURVE, str(shown.to_markdown(index=False, disable_numparse=True)))
+    return between_marks(text, *marks("power"), str(shown.to_markdown(index=False, disable_numparse=True)))
+
+
+def quoted(reference: Path) -> str:
+    """Return a checked-in page as part of another one: its headings two levels deeper, and that there is none if so."""
+    if not reference.exists():
+        return "No finished run is checked in yet."
+    # Pictures stay with the run.
+    text = re.sub(r"^!\[.*\n\n?", "", reference.read_text().strip(), flags=re.MULTILINE)
+    return re.sub("^#", "###", text, flags=re.MULTILINE)
+
+
+def pages(reference: Path = REFERENCE) -> dict[Path, str]:
+    """Return every page that has such blocks, as it reads with today's.
+
+    Args:
+        reference: folder of mini's checked-in tables.
+    """
+    main, contrasts, cost = (pd.read_csv(reference / f"{name}.csv") for name in ("main", "contrasts", "cost"))
+    found = {
+        README: with_results(README.read_text(), main, contrasts),
+        RESULTS: with_power(with_results(RESULTS.read_text(), main, contrasts), contrasts, cost),
+    }
+    for name, block, source in _QUOTED:
+        page = ROOT / "docs" / name
+        text = found.get(page) or page.read_text()
+        found[page] = between_marks(text, *marks(block), quoted(reference.parent / source))
+    return found
 
 
 def _table(main: pd.DataFrame) -> str:
@@ -109,21 +155,19 @@ def _found(contrasts: pd.DataFrame) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write both pages, taking a run's tables first if one is named; status 1 if they are missing."""
+    """Write all pages, taking what finished runs are named first; status 1 if something of theirs is missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", help="results/<profile> of a finished run")
+    parser.add_argument("folders", type=Path, nargs="*", help="results/<profile> of finished runs")
     options = parser.parse_args(arguments)
     try:
-        if options.folder:
-            take(options.folder / "tables")
+        for folder in options.folders:
+            take(folder)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    main_table, contrasts, cost = (pd.read_csv(REFERENCE / f"{name}.csv") for name in ("main", "contrasts", "cost"))
-    with atomic_write(README) as tmp:
-        tmp.write_text(with_results(README.read_text(), main_table, contrasts))
-    with atomic_write(RESULTS) as tmp:
-        tmp.write_text(with_power(RESULTS.read_text(), contrasts, cost))
+    for page, text in pages().items():
+        with atomic_write(page) as tmp:
+            tmp.write_text(text)
     return 0
 
 

@@ -22,57 +22,69 @@ SCHEMA = pa.schema(
         ("test_set", pa.string()),
         ("example_id", pa.string()),
         ("figure_id", pa.string()),
-        # Items of one cluster are not independent: they ask for the same labels, or else for one figure.
         ("cluster", pa.string()),
-        # JSON list of the assistant's turns and the tools' replies.
         ("turns", pa.string()),
-        # Canonical JSON of the first valid call; null without one.
         ("call", pa.string()),
-        # Extracted answer; null where none was found.
         ("answer", pa.string()),
         ("gold", pa.string()),
         ("score", pa.float64()),
-        # By the test set's own published rule; null where that rule asks a judge model.
         ("score_official", pa.float64()),
-        # Answer and score when the tool returns the original image, and without tools; null where not evaluated.
         ("answer_original", pa.string()),
         ("score_original", pa.float64()),
         ("answer_off", pa.string()),
         ("score_off", pa.float64()),
-        # Whether a call was attempted, well formed or not; whether every call of the turn was executed.
         ("called", pa.bool_()),
         ("call_ok", pa.bool_()),
-        # Whether the first call names exactly the annotated labels.
         ("call_right", pa.bool_()),
-        # Whether a turn reached the token limit.
         ("truncated", pa.bool_()),
     ]
 )
+"""What the fields mean: :class:`ItemRecord`."""
 
 
 class ItemRecord(TypedDict):
     """One row of :data:`SCHEMA`."""
 
     method: str
+    """Name of the policy: a method, a variant, or a row that no method trains."""
     seed: int
+    """Seed of its training; of a policy that no method trains, the number of its cold start."""
     test_set: str
+    """Set that the question is from."""
     example_id: str
+    """The question."""
     figure_id: str
+    """The figure that it is about."""
     cluster: str
+    """Items of one cluster are not independent: they ask for the same labels, or else for one figure."""
     turns: str
+    """JSON list of the assistant's turns and the tools' replies."""
     call: str | None
+    """Canonical JSON of the first valid call; null without one."""
     answer: str | None
+    """Extracted answer; null where none was found."""
     gold: str
+    """Gold answer."""
     score: float
+    """By our rule, in [0, 1]; 1 where the answer is right."""
     score_official: float | None
+    """By the test set's own published rule; null where that rule asks a judge model."""
     answer_original: str | None
+    """Answer when the tool returns the original image; null where not evaluated."""
     score_original: float | None
+    """Its score."""
     answer_off: str | None
+    """Answer without tools; null where not evaluated."""
     score_off: float | None
+    """Its score."""
     called: bool
+    """Whether a call was attempted, well formed or not."""
     call_ok: bool
+    """Whether every call of the turn was executed."""
     call_right: bool
+    """Whether the first call names exactly the annotated labels and can be carried out."""
     truncated: bool
+    """Whether a turn reached the token limit."""
 
 
 class RecordsError(ValueError):

@@ -69,8 +69,9 @@ class TeacherSummary(TypedDict):
     """Content of ``informative.json``."""
 
     verdict: str
+    """``informative``, ``weak`` or ``not``: of the least informative teacher that students are compared with."""
     sentence: str
-    """The verdict of the least informative teacher that students are compared with, for readers."""
+    """The same with its figures, in words."""
     teacher_seed: int
     """Seed of that teacher."""
     teachers: dict[str, dict[str, Any]]

@@ -12,6 +12,7 @@ class CallRates(TypedDict):
     """Rates over sampled first turns; None where none was sampled."""
 
     prompts: int
+    """Prompts sampled for."""
     rollouts: int
     """Turns sampled per prompt."""
     call_rate: float | None

@@ -62,15 +62,25 @@ class ExampleRow(TypedDict):
     """One row of a data file: the fields of an example, its figure as JSON."""
 
     example_id: str
+    """The question."""
     test_set: str
+    """Set that it is from."""
     split: Split
+    """``train``, ``dev`` or ``test``."""
     figure: str
+    """JSON: the figure's id, its kind, and the box in pixels of each label that a tool may name."""
     image: ImageCell
+    """The figure's image: ``bytes`` of a PNG file, and ``path``, always null."""
     context: str
+    """Plain text that describes the figure (block P)."""
     request: str
+    """The question's words (block R)."""
     answer: str
+    """Gold answer; several are joined by ``|||``."""
     metric: Metric
+    """How an answer is matched: ``exact``, ``relaxed`` or ``fact``."""
     focus_labels: list[str]
+    """Annotated labels, which the right call names; empty where the data has no annotation."""
 
 
 def figure_to_json(figure: Figure) -> str:

@@ -32,6 +32,8 @@ def prepare(source: Path, output: Path, settings: PretrainedConfig) -> QwenVL:
     processor.image_processor.size = {"shortest_edge": settings.min_pixels, "longest_edge": settings.max_pixels}
     defaults = model.generation_config
     # Qwen ships near-greedy sampling and a repetition penalty, which would bias rollouts and evaluation.
-    model.generation_config = GenerationConfig(eos_token_id=defaults.eos_token_id, pad_token_id=defaults.pad_token_id)
+    # A checkpoint need not name a pad token, which attribution starts from; TRL names the processor's where it trains.
+    pad = processor.tokenizer.pad_token_id
+    model.generation_config = GenerationConfig(eos_token_id=defaults.eos_token_id, pad_token_id=pad)
     save_model(model, processor, output)
     return model

@@ -40,6 +40,7 @@ class SampledCall:
     """The first turn of one rollout, which holds at least one well-formed call."""
 
     example_id: str
+    """The question."""
     rollout: int
     """Index of the rollout among those of the same prompt."""
     text: str

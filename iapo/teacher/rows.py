@@ -79,6 +79,7 @@ class CacheRow:
     prompt_key: str
     """Hash of the prompt's token ids and pixels, from :func:`iapo.rollout.turns.prompt_key`."""
     call: ToolCall
+    """The call; in a file its canonical JSON, its tool and its labels."""
     signed: tuple[float, ...]
     """Signed block sums in the order P, R, I, T, or in that of a finer partition, nats."""
     l1: tuple[float, ...]

@@ -10,18 +10,16 @@ import yaml
 from scipy.stats import norm, t, ttest_1samp
 
 from benchmarks.power_curve import power_curve
-from benchmarks.readme import BEGIN, END, README, REFERENCE, RESULTS, main, take, with_power, with_results
+from benchmarks.readme import README, REFERENCE, main, marks, pages, quoted, take, with_results
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import between_marks
 from iapo.config.schema import load_config
 
-PAGES = [README, *sorted((ROOT / "docs").glob("*.md")), ROOT / "config/README.md", ROOT / "results/README.md"]
 
-
-def test_both_pages_have_the_results_that_are_checked_in() -> None:
-    main_table, contrasts, cost = (pd.read_csv(REFERENCE / f"{name}.csv") for name in ("main", "contrasts", "cost"))
-    assert with_results(README.read_text(), main_table, contrasts) == README.read_text()
-    assert with_power(RESULTS.read_text(), contrasts, cost) == RESULTS.read_text()
+def test_every_page_has_the_results_that_are_checked_in() -> None:
+    found = pages()
+    assert {path.name for path in found} == {"README.md", "results.md", "ablations.md", "sparse.md"}
+    assert [str(path) for path, text in found.items() if path.read_text() != text] == []
 
 
 def test_readme_says_how_long_mini_takes_and_from_how_many_starts() -> None:
@@ -49,8 +47,9 @@ def test_the_block_says_each_declared_comparison_with_its_runs() -> None:
     ]
     found = {"method": "iapo", "baseline": "vtool_r1", "delta": -0.021, "low": -0.05, "high": 0.008, "detectable": 0.04}
     contrasts = pd.DataFrame([found | {"verdict": "inconclusive (±2.9 points)", "by_seed": "-0.0100 -0.0320"}])
-    block = with_results(f"before {BEGIN} old {END} after", pd.DataFrame(rows), contrasts)
-    assert block.startswith(f"before {BEGIN}\n|") and block.endswith(f"{END} after") and "old" not in block
+    begin, end = marks("results")
+    block = with_results(f"before {begin} old {end} after", pd.DataFrame(rows), contrasts)
+    assert block.startswith(f"before {begin}\n|") and block.endswith(f"{end} after") and "old" not in block
     assert "| iapo " in block and "70.0 [60.0, 80.0] | 65 75" in block and "teacher" not in block
     assert "`iapo` against `vtool_r1`: **inconclusive (±2.9 points)**, -2.1 [-5.0, +0.8] points" in block
     assert "each run: -1.0 -3.2; could have found 4.0" in block
@@ -103,8 +102,21 @@ def test_marks_must_be_there_once(text: str) -> None:
         between_marks(text, "begin", "end", "x")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_no_page_points_at_a_file_that_is_not_there(page: Path) -> None:
-    targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    local = [target for target in targets if not target.startswith("http")]
-    assert [target for target in local if not (page.parent / target).exists()] == []
+def test_a_study_s_page_is_taken_and_shown_below_a_heading(tmp_path: Path) -> None:
+    assert quoted(tmp_path / "reference/sparse.md") == "No finished run is checked in yet."
+    page = tmp_path / "sparse/mechanism/page.md"
+    page.parent.mkdir(parents=True)
+    page.write_text("# Sparse\n\n## Answers\nNone # yet.\n")
+    take(tmp_path / "sparse", tmp_path / "reference")
+    assert quoted(tmp_path / "reference/sparse.md") == "### Sparse\n\n#### Answers\nNone # yet."
+
+
+def test_a_run_s_tables_are_taken_as_they_are(tmp_path: Path) -> None:
+    tables = tmp_path / "mini/tables"
+    tables.mkdir(parents=True)
+    for path in REFERENCE.iterdir():
+        (tables / path.name).write_bytes(path.read_bytes())
+    take(tmp_path / "mini", tmp_path / "reference")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "reference/mini").iterdir()} == {
+        path.name: path.read_bytes() for path in REFERENCE.iterdir()
+    }

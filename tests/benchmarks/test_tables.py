@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.explain_cell import ExplainError, explain_cell, main
 from benchmarks.records import RecordsError, write_records
+from benchmarks.records_text import TABLES
 from benchmarks.results import Results, load_results
 from benchmarks.tables.calls import calls_table
 from benchmarks.tables.image_help import image_help_table
@@ -251,6 +252,15 @@ def test_a_cell_that_is_not_there_is_an_error(folder: Path) -> None:
         explain_cell(folder / "tables/other.csv", {"method": "iapo"}, "accuracy")
 
 
+def test_the_documentation_has_the_columns_of_every_table(folder: Path) -> None:
+    write_all(folder, CONFIG)
+    found = {path.stem: list(pd.read_csv(path, nrows=0)) for path in (folder / "tables").glob("*.csv")}
+    assert set(found) == set(TABLES) - {"ablations"}
+    # Dynamics are of those metrics that the run has.
+    assert set(found.pop("dynamics")) <= set(TABLES["dynamics"])
+    assert found == {name: list(TABLES[name]) for name in found}
+
+
 def test_latex_escapes_what_it_must(tmp_path: Path) -> None:
     table = Table("t", pd.DataFrame({"a": [1]}), "50 % of `a_b`", pd.DataFrame({"a_b": ["x & y", "≥ 5 %"]}), ["**n**"])
     text = latex(table)
@@ -270,6 +280,7 @@ def test_an_ablation_changes_one_setting(folder: Path) -> None:
         write_records(folder / f"eval/alignment_weight_0p1/seed{seed}/records.parquet", rows)
     assert "as configured" in write_ablations(folder, config)
     table = pd.read_csv(folder / "tables/ablations.csv")
+    assert list(table) == list(TABLES["ablations"])
     assert table["accuracy"].tolist()[:2] == [1.0, 0.25] and table["delta"].tolist()[1] == -0.75
     assert np.isnan(table["accuracy"][2]) and "not computed: alignment_weight_2p0 seed 1" in table["verdict"][2]
 

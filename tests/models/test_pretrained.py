@@ -47,7 +47,10 @@ def test_the_weights_are_the_same_in_one_file(prepared: Path, tiny: tuple[Any, A
 
 
 def test_sampling_is_not_bent_by_the_checkpoint(prepared: Path) -> None:
-    generation = load_model(prepared)[0].generation_config
+    model, processor = load_model(prepared)
+    generation = model.generation_config
+    # The checkpoint names none here.
+    assert generation.pad_token_id == processor.tokenizer.pad_token_id
     assert generation.repetition_penalty in (None, 1.0) and generation.temperature in (None, 1.0)
     assert generation.eos_token_id
 

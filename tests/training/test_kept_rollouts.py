@@ -97,4 +97,4 @@ def test_a_method_without_a_teacher_keeps_its_rollouts_too_and_only_some_groups(
     assert data["student_shares"] == [None] * len(data) == data["cache_hit"]
     assert [name for name in data.column_names if name.startswith("reward/")] == ["reward/outcome_reward"]
     assert json.loads(data[0]["figure"])["figure_id"]
-    assert KEPT_GROUPS == 8 and "up to eight groups" in (ROOT / "docs/guide.md").read_text()
+    assert KEPT_GROUPS == 8 and "up to eight groups" in (ROOT / "docs/look_at_rollouts.md").read_text()

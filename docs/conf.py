@@ -3,7 +3,7 @@
 Sphinx reads from the project's root, so that README, configuration and checked-in tables are pages like those in
 ``docs/``, and a link or an anchor that leads nowhere stops the build. Three things are added: the side bar follows the
 lists of ``docs/README.md``; a link to a file that is no page shows that file; equations become MathML, which browsers
-draw without a script.
+draw without a script or a font.
 """
 
 from __future__ import annotations
@@ -20,7 +20,10 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
-ROOT = Path(__file__).resolve().parents[1]
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+LONGEST_FIGURE = 24
+"""Characters up to which a table's cell is kept on one line."""
 
 project = "IAPO, reimplemented and tested"
 root_doc = "docs/README"
@@ -40,7 +43,6 @@ html_copy_source = False
 html_show_sourcelink = False
 html_show_copyright = False
 html_math_renderer = "mathml"
-# Tables are what these pages are read for; wide ones get the page, and scroll on a phone.
 html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 
@@ -48,9 +50,9 @@ html_css_files = ["site.css"]
 def side_bar(app: Sphinx, docname: str, source: list[str]) -> None:
     """Append to the first page what the side bar is made of: each of its lists of pages under its heading."""
     if docname == root_doc:
-        for heading, pages in page_lists(source[0]):
-            entries = "\n".join(pages)
-            source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {heading}\n\n{entries}\n```\n"
+        for heading, entries in page_lists(source[0]):
+            lines = "\n".join(entries)
+            source[0] += f"\n\n```{{toctree}}\n:hidden:\n:caption: {heading}\n\n{lines}\n```\n"
 
 
 def page_lists(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -60,13 +62,14 @@ def page_lists(text: str) -> Iterator[tuple[str, list[str]]]:
         text: Markdown of ``docs/README.md``.
 
     Returns:
-        Heading and its pages as Sphinx names them, such as ``/docs/cluster``; headings without a list are left out.
+        Heading and the entries of its list as Sphinx takes them, such as ``Run on a cluster </docs/cluster>``; headings
+        without a list are left out.
     """
     for section in re.split(r"^## ", text, flags=re.MULTILINE)[1:]:
         heading, _, body = section.partition("\n")
-        targets = re.findall(r"^- \[[^]]+\]\(([^)#\s]+)\.md\)", body, flags=re.MULTILINE)
-        if targets:
-            yield heading, [f"/{(ROOT / 'docs' / each).resolve().relative_to(ROOT)}" for each in targets]
+        links = re.findall(r"^- \[([^]]+)\]\(([^)#\s]+)\.md\)", body, flags=re.MULTILINE)
+        if links:
+            yield heading, [f"{title} </{(DOCS / page).resolve().relative_to(ROOT)}>" for title, page in links]
 
 
 class FilePages(SphinxTransform):
@@ -83,6 +86,19 @@ class FilePages(SphinxTransform):
             shown.add(path.as_posix())
             link = nodes.reference("", "", *node.children, refuri=f"{to_root}files/{path.as_posix()}.html")
             node.replace_self(link)
+
+
+class Figures(SphinxTransform):
+    """Mark the tables of figures, whose cells are not broken over lines."""
+
+    default_priority = 800
+
+    def apply(self, **_: Any) -> None:
+        """Mark each table below whose head all cells are short."""
+        for table in self.document.findall(nodes.table):
+            cells = [cell for body in table.findall(nodes.tbody) for cell in body.findall(nodes.entry)]
+            if all(len(cell.astext()) <= LONGEST_FIGURE for cell in cells):
+                table["classes"].append("figures")
 
 
 def file_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
@@ -118,5 +134,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("html-collect-pages", file_pages)
     app.connect("build-finished", first_page)
     app.add_transform(FilePages)
+    app.add_transform(Figures)
     app.add_html_math_renderer("mathml", (inline_equation, None), (equation, None))
     return {"parallel_read_safe": False, "parallel_write_safe": True}

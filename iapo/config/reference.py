@@ -13,17 +13,29 @@ from iapo.config.schema import config_schema
 def config_reference() -> str:
     """``config/README.md``: every key, its default and what it means, from the schema."""
     schema = config_schema()
+    # What the run is, then one part a section.
+    parts: dict[str, list[str]] = {"The run": []}
+    for row in _reference_rows(schema, schema, ""):
+        section, dot, _ = row.partition("`")[2].partition("`")[0].partition(".")
+        parts.setdefault(section if dot else "The run", []).append(row)
     lines = [
         "# Configuration",
         "",
-        "A profile is one YAML file. Any key can be left out for its default, or set on the command line:",
-        "`snakemake --cores all results/table.csv --config seeds='[0]'`. Written by `make config`.",
+        "This page lists every setting of a run, its default and what it means. It is written by `make config`.",
         "",
-        "| key | default | meaning |",
-        "| --- | --- | --- |",
-        *_reference_rows(schema, schema, ""),
+        "A profile is one YAML file, such as [mini.yaml](mini.yaml). Any key can be left out for its default, or set on",
+        "the command line:",
+        "",
+        "```",
+        "snakemake results/table.csv --cores all --config seeds='[0]'",
+        "```",
+        "",
+        "A dot stands for a level of the file: `train.steps` is `train: {steps: 60}`.",
+        "",
     ]
-    return "\n".join(lines) + "\n"
+    for name, rows in parts.items():
+        lines += [f"## {name}", "", "| key | default | meaning |", "| --- | --- | --- |", *rows, ""]
+    return "\n".join(lines)
 
 
 def _reference_rows(schema: Mapping[str, Any], section: Mapping[str, Any], prefix: str) -> list[str]:

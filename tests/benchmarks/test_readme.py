@@ -10,7 +10,7 @@ import yaml
 from scipy.stats import norm, t, ttest_1samp
 
 from benchmarks.power_curve import power_curve
-from benchmarks.readme import README, REFERENCE, main, marks, pages, quoted, take, with_results
+from benchmarks.readme import README, REFERENCE, RESULTS, main, marks, pages, quoted, take, with_results
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import between_marks
 from iapo.config.schema import load_config
@@ -28,6 +28,8 @@ def test_readme_says_how_long_mini_takes_and_from_how_many_starts() -> None:
     assert len(config.seeds) == starts and f"{('four', 'five', 'six', 'seven', 'eight')[starts - 4]} cold starts" in (
         README.read_text()
     )
+    asked = f"{config.data.test_per_set * len(config.test_sets)} questions"
+    assert all(asked in page.read_text() for page in (README, RESULTS))
     contrasts, cost = (pd.read_csv(REFERENCE / f"{name}.csv") for name in ("contrasts", "cost"))
     (curve,) = power_curve(contrasts, cost, [starts]).to_dict("records")
     (said,) = re.findall(r"(\d+) minutes on 2 CPU cores", README.read_text())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,8 +65,10 @@ def take(run: Path, reference: Path = REFERENCE.parent) -> None:
         raise FileNotFoundError(f"{run}/tables: found no {', '.join(missing)}; `make table` writes them")
     for source, target in copies.items():
         target.parent.mkdir(parents=True, exist_ok=True)
+        text = source.read_text()
         with atomic_write(target) as tmp:
-            shutil.copyfile(source, tmp)
+            # A study's page is one half of a longer page; alone its headings begin a level higher.
+            tmp.write_text(re.sub("^##", "#", text, flags=re.MULTILINE) if source.name == Path(STUDY).name else text)
 
 
 def with_results(text: str, main: pd.DataFrame, contrasts: pd.DataFrame) -> str:

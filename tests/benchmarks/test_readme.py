@@ -108,7 +108,7 @@ def test_a_study_s_page_is_taken_and_shown_below_a_heading(tmp_path: Path) -> No
     assert quoted(tmp_path / "reference/sparse.md") == "No finished run is checked in yet."
     page = tmp_path / "sparse/mechanism/page.md"
     page.parent.mkdir(parents=True)
-    page.write_text("# Sparse\n\n## Answers\nNone # yet.\n")
+    page.write_text("## Sparse\n\n![curves](page.png)\n\n### Answers\nNone # yet.\n")
     take(tmp_path / "sparse", tmp_path / "reference")
     assert quoted(tmp_path / "reference/sparse.md") == "### Sparse\n\n#### Answers\nNone # yet."
 

@@ -81,7 +81,7 @@ def attribute(
         if config.method == "shapley":
             return shapley_values(model, path, config, all_reduce_max)
         if config.method == "attention":
-            return attention_shares(model, path, config, blocks)
+            return attention_shares(model, path, config, blocks, all_reduce_max)
         per_block = not config.magnitudes and blocks == len(BLOCKS)
         rows = _rows(model, path, batch, config, differentiable, all_reduce_max, per_block=per_block)
         with _weights_gathered(model, rows):

@@ -12,14 +12,20 @@ import torch
 from torch.nn import functional
 
 from iapo.attribution.path import EmbeddingPath
-from iapo.attribution.rows import SeparateRows
+from iapo.attribution.rows import AllReduceMax, SeparateRows, in_step
 from iapo.config.schema import AttributionConfig
 from iapo.models.interfaces import QwenVL
 from iapo.types import BlockAttribution
 
 
 @torch.no_grad()
-def attention_shares(model: QwenVL, path: EmbeddingPath, config: AttributionConfig, blocks: int) -> BlockAttribution:
+def attention_shares(
+    model: QwenVL,
+    path: EmbeddingPath,
+    config: AttributionConfig,
+    blocks: int,
+    all_reduce_max: AllReduceMax | None = None,
+) -> BlockAttribution:
     """Sum, per block, the attention paid by the positions that predict the target, averaged over layers and heads.
 
     Args:
@@ -27,6 +33,7 @@ def attention_shares(model: QwenVL, path: EmbeddingPath, config: AttributionConf
         path: of all rows; only its inputs are read.
         config: ``tokens_per_forward``.
         blocks: K.
+        all_reduce_max: as for :func:`iapo.attribution.api.attribute`.
 
     Returns:
         ``signed`` and ``l1`` [B, K]: attention mass, not nats. The other fields are zero, as completeness has no
@@ -36,7 +43,9 @@ def attention_shares(model: QwenVL, path: EmbeddingPath, config: AttributionConf
     implementation = model.config._attn_implementation
     model.set_attn_implementation("eager")
     try:
-        for rows in SeparateRows(model, path, config).chunks(torch.arange(len(path), device=signed.device)):
+        separate = SeparateRows(model, path, config, all_reduce_max=all_reduce_max)
+        chunks = separate.chunks(torch.arange(len(path), device=signed.device))
+        for rows, counts in in_step(chunks, separate.all_reduce_max):
             chunk = path.rows(rows)
             output = model(
                 inputs_embeds=chunk.inputs_BLD.to(model.dtype),
@@ -45,6 +54,8 @@ def attention_shares(model: QwenVL, path: EmbeddingPath, config: AttributionConf
                 use_cache=False,
                 output_attentions=True,
             )
+            if not counts:
+                continue
             attention_BLL = torch.stack(output.attentions).double().mean((0, 2))
             # A token is predicted at the position before it.
             predicts_target_BL = functional.pad(chunk.target_BL[:, 1:], (0, 1)).double()

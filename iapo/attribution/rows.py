@@ -72,7 +72,7 @@ class SeparateRows:
         products = torch.zeros(*alphas.shape, path.ids_BL.shape[1], dtype=torch.float64, device=path.ids_BL.device)
         point, row = (~alphas.isnan()).nonzero(as_tuple=True)
         with torch.enable_grad():
-            for chunk, counts in _in_step(self.chunks(row), self.all_reduce_max):
+            for chunk, counts in in_step(self.chunks(row), self.all_reduce_max):
                 rows = path.rows(row[chunk])
                 chunk_log_p, chunk_products = self._gradient_dot_difference(rows, alphas[point[chunk], row[chunk]])
                 if counts:
@@ -93,7 +93,7 @@ class SeparateRows:
         """Return the log-probability of every row's target on the given input embeddings: [B] nats, float64."""
         path = self._path
         values = torch.zeros(len(path), dtype=torch.float64, device=path.ids_BL.device)
-        for rows, counts in _in_step(self.chunks(torch.arange(len(path), device=values.device)), self.all_reduce_max):
+        for rows, counts in in_step(self.chunks(torch.arange(len(path), device=values.device)), self.all_reduce_max):
             log_p = target_log_probability(self._model, path.rows(rows), embeddings_BLD[rows, slice(*path.span(rows))])
             if counts:
                 values[rows] = log_p
@@ -131,7 +131,7 @@ class SeparateRows:
         return chunks
 
 
-def _in_step(chunks: Sequence[_Chunk], all_reduce_max: AllReduceMax) -> Iterator[tuple[_Chunk, bool]]:
+def in_step(chunks: Sequence[_Chunk], all_reduce_max: AllReduceMax) -> Iterator[tuple[_Chunk, bool]]:
     """Yield the chunks and True; then the last one and False until all processes have run equally many passes."""
     # The maximum is taken before the first pass: a collective call here must not meet another process's forward pass.
     max_chunks = all_reduce_max(len(chunks))

@@ -93,6 +93,24 @@ def test_attention_shares_are_a_distribution_over_what_is_attended(
     assert (found.signed.sum(1) < targets + 1e-6).all() and (found.signed.sum(1) > 0).all()
 
 
+@pytest.mark.parametrize("method", ["integrated_gradients", "shapley", "attention"])
+def test_a_process_with_fewer_calls_runs_as_many_passes_as_the_others(
+    trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn], method: Any
+) -> None:
+    """Each pass gathers sharded weights, so a process that ran fewer would leave the others waiting."""
+    batch = calls_batch(turns[:1], tiny[1].tokenizer, "cpu")
+    config = AttributionConfig(method=method, magnitudes=True)
+    passes = []
+    counted = trained_looking.model.language_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        alone = attribute(trained_looking, batch, config=config)
+        own = len(passes)
+        beside = attribute(trained_looking, batch, config=config, all_reduce_max=lambda count: count + 2)
+    finally:
+        counted.remove()
+    assert len(passes) - own > own and torch.allclose(alone.signed, beside.signed, atol=1e-6)
+
+
 def test_gauss_legendre_is_exact_for_polynomials_and_near_for_models(
     trained_looking: Any, tiny: tuple[Any, Any], turns: list[ToolTurn]
 ) -> None:

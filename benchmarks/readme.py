@@ -8,6 +8,7 @@ pages again from what is there.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.audit.page import audit_page
 from benchmarks.power_curve import power_curve
 from benchmarks.tables.main import AVERAGE
 from benchmarks.tables.render import each_run, interval, number, percent, points
@@ -32,6 +34,9 @@ _RUNS = (4, 6, 8, 12, 24, 48)
 _TAKEN = tuple(f"{name}.{kind}" for name in ("main", "contrasts", "calls", "cost") for kind in ("csv", "md"))
 """Tables that are checked in, with every run's value."""
 
+_MEASURED = {"audit/summary.json": "audit.json", "perf/summary.json": "perf.json"}
+"""What `make audit` writes below a run, and the name under which it is checked in beside the tables."""
+
 _QUOTED = (
     ("results.md", "calls", "mini/calls.md"),
     ("results.md", "cost", "mini/cost.md"),
@@ -48,7 +53,7 @@ def marks(block: str) -> tuple[str, str]:
 
 
 def take(run: Path, reference: Path = REFERENCE.parent) -> None:
-    """Copy what a finished run is read by, to be checked in: a study's page, or else the tables.
+    """Copy what a finished run is read by, to be checked in: a study's page, or else the tables, and an audit if any.
 
     Args:
         run: ``results/<profile>``.
@@ -61,6 +66,8 @@ def take(run: Path, reference: Path = REFERENCE.parent) -> None:
         copies = {run / STUDY: reference / f"{run.name}.md"}
     else:
         copies = {run / "tables" / name: reference / run.name / name for name in _TAKEN}
+        measured = {run / source: reference / run.name / name for source, name in _MEASURED.items()}
+        copies |= measured if all(source.exists() for source in measured) else {}
     if missing := [path.name for path in copies if not path.exists()]:
         raise FileNotFoundError(f"{run}/tables: found no {', '.join(missing)}; `make table` writes them")
     for source, target in copies.items():
@@ -122,7 +129,20 @@ def pages(reference: Path = REFERENCE) -> dict[Path, str]:
         page = ROOT / "docs" / name
         text = found.get(page) or page.read_text()
         found[page] = between_marks(text, *marks(block), quoted(reference.parent / source))
-    return found
+    page = ROOT / "docs/audit.md"
+    return found | {page: between_marks(page.read_text(), *marks("audit"), audited(reference))}
+
+
+def audited(reference: Path) -> str:
+    """Return the figures of the audit that is checked in, or that there is none.
+
+    Args:
+        reference: folder of mini's checked-in tables.
+    """
+    measured = [reference / name for name in _MEASURED.values()]
+    if not all(path.exists() for path in measured):
+        return "No audit of this world is checked in yet."
+    return audit_page(*(json.loads(path.read_text()) for path in measured))
 
 
 def _table(main: pd.DataFrame) -> str:

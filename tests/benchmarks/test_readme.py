@@ -10,15 +10,15 @@ import yaml
 from scipy.stats import norm, t, ttest_1samp
 
 from benchmarks.power_curve import power_curve
-from benchmarks.readme import README, REFERENCE, RESULTS, main, marks, pages, quoted, take, with_results
+from benchmarks.readme import README, REFERENCE, RESULTS, audited, main, marks, pages, quoted, take, with_results
 from iapo.artifacts.code_digest import ROOT
-from iapo.artifacts.files import between_marks
+from iapo.artifacts.files import between_marks, write_json
 from iapo.config.schema import load_config
 
 
 def test_every_page_has_the_results_that_are_checked_in() -> None:
     found = pages()
-    assert {path.name for path in found} == {"README.md", "results.md", "ablations.md", "sparse.md"}
+    assert {path.name for path in found} == {"README.md", "results.md", "ablations.md", "audit.md", "sparse.md"}
     assert [str(path) for path, text in found.items() if path.read_text() != text] == []
 
 
@@ -111,6 +111,35 @@ def test_a_study_s_page_is_taken_and_shown_below_a_heading(tmp_path: Path) -> No
     page.write_text("## Sparse\n\n![curves](page.png)\n\n### Answers\nNone # yet.\n")
     take(tmp_path / "sparse", tmp_path / "reference")
     assert quoted(tmp_path / "reference/sparse.md") == "### Sparse\n\n#### Answers\nNone # yet."
+
+
+def test_an_audit_is_taken_with_the_tables_and_shown(tmp_path: Path) -> None:
+    run, reference = tmp_path / "mini", tmp_path / "reference"
+    (run / "tables").mkdir(parents=True)
+    for path in REFERENCE.iterdir():
+        (run / "tables" / path.name).write_bytes(path.read_bytes())
+    take(run, reference)
+    assert audited(reference / "mini") == "No audit of this world is checked in yet."
+    stage = {"within_group_r": 0.98, "within_group_r_exact": 1.0, "hit_rate_exact": 0.9}
+    write_json(
+        run / "audit/summary.json",
+        {
+            "tv": {"teacher": {"mean": 0.0012, "p95": 0.003, "calls": 7}},
+            "stages": {
+                "before training": stage,
+                "after training": stage | {"within_group_r": 0.99},
+                "after filling": {},
+            },
+        },
+    )
+    names = ("captum_over_ours", "captum_over_ours_after_training", "captum_over_ours_500_tokens")
+    write_json(run / "perf/summary.json", {"iapo_over_grpo_step": 1.284, **dict.fromkeys(names, 6.04)})
+    take(run, reference)
+    lines = re.sub(r" +", " ", audited(reference / "mini")).splitlines()
+    assert "| teacher | 7 | 0.0012 | 0.0030 |" in lines
+    assert "| cached against live penalty within groups, *r* | 0.98 | 0.99 |" in lines
+    assert "| calls that the cache holds, % | 90.0 | 90.0 |" in lines
+    assert "takes 1.28 plain ones" in lines[-1] and "6.0 on prompts of 500 tokens" in lines[-1]
 
 
 def test_a_run_s_tables_are_taken_as_they_are(tmp_path: Path) -> None:

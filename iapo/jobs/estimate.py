@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from snakemake.utils import update_config
 from tabulate import tabulate
 
 from iapo.config.method import AttributionConfig, TrainConfig
@@ -379,6 +378,9 @@ def read_config(paths: Sequence[Path]) -> Config:
 
 def merge_configs(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return some configurations laid over each other, as Snakemake lays them; later ones come before earlier ones."""
+    # Here, since a bare machine that is measured has no Snakemake and asks this module how many questions there are.
+    from snakemake.utils import update_config
+
     raw: dict[str, Any] = {}
     for part in parts:
         update_config(raw, part)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,10 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     summary = ROOT / "results" / "reference" / f"{stem}.json"
     if options.out or options.tiny:
         summary = lines.with_suffix(".json")
-    work = lines.resolve().parent / f"{lines.stem}.work"
+    work = WORK / lines.stem
     identity = identity_of(versions(), scale, card)
-    # Freed memory goes back in whole: sizes differ from check to check and step to step.
-    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     rows: list[dict[str, Any]] = []
     for job in jobs([(check.name, check.seconds) for check in chosen], scale, work):
         rows += run_all([job], lines, identity)

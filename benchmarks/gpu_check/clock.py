@@ -91,4 +91,4 @@ def shares_of_time(run: Callable[[], object], device: torch.device) -> dict[str,
     # A profiled operator is slower than itself: the parts of a CPU are held to the whole.
     scale = min(1.0, whole / max(matmul + elementwise, 1e-9))
     shares = {"matmul": matmul * scale / whole, "elementwise": elementwise * scale / whole}
-    return {**shares, "launch": 1 - sum(shares.values())}
+    return {**shares, "launch": max(0.0, 1 - sum(shares.values()))}

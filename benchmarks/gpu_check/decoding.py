@@ -12,10 +12,11 @@ import torch
 
 from benchmarks.gpu_check.clock import seconds
 from benchmarks.gpu_check.finding import Bound, Finding
+from benchmarks.gpu_check.paper import TYPICAL_TURN, paper_config
 from benchmarks.gpu_check.questions import call_on, encoded, long_question
 from benchmarks.gpu_check.scale import Scale
 from benchmarks.gpu_check.shapes import random_policy
-from iapo.jobs.estimate import questions, read_config
+from iapo.jobs.estimate import questions
 from iapo.models.interfaces import Processor, QwenVL
 from iapo.models.processor import SUPPRESSED_TOKENS
 from iapo.rollout import two_turn
@@ -24,12 +25,8 @@ from iapo.rollout.generation import generate_turn
 from iapo.rollout.turns import turn_ids
 from iapo.tools.parsing import render_call
 
-PAPER = Path(__file__).resolve().parents[2] / "config" / "paper.yaml"
 _NO_END = (*SUPPRESSED_TOKENS, "<|im_end|>", "<|endoftext|>")
 """Random weights must not end a turn by chance, or its tokens would not be those that are timed."""
-
-_TYPICAL_TURN = 256
-"""Tokens, as the estimate takes it; a batch ends with its longest, about twice as long."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +112,7 @@ def evaluation(scale: Scale, device: torch.device, work: Path) -> Finding:
     Random weights write no call, so what a first turn generates is replaced by a right call; its tool runs, and the
     second turn reads the edited figure.
     """
-    config = read_config([PAPER])
+    config = paper_config()
     model, processor = random_policy(scale.student, scale, device, torch.bfloat16)
     examples = [long_question(i, scale, processor) for i in range(2 * scale.questions)]
 
@@ -146,7 +143,7 @@ def evaluation(scale: Scale, device: torch.device, work: Path) -> Finding:
 
     few, many = taken(examples[: scale.questions], short), taken(examples[scale.questions :], long)
     token = max(0.0, many - few) / (long - short)
-    batch_seconds = few + (2 * _TYPICAL_TURN - short) * token
+    batch_seconds = few + (2 * TYPICAL_TURN - short) * token
     asked = sum(questions(config)[2])
     return Finding(
         {

@@ -13,16 +13,15 @@ from PIL import Image
 from torch import Tensor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLVisionAttention
 
-from benchmarks.gpu_check.attribution import PAPER, settings_of
 from benchmarks.gpu_check.clock import seconds
 from benchmarks.gpu_check.finding import Bound, Finding
+from benchmarks.gpu_check.paper import paper_attribution
 from benchmarks.gpu_check.questions import called_turns, long_question, question
 from benchmarks.gpu_check.scale import Scale
 from benchmarks.gpu_check.shapes import random_policy
 from iapo.alignment.divergence import total_variation
 from iapo.attribution.api import attribute
 from iapo.attribution.batch import calls_batch
-from iapo.jobs.estimate import read_config
 from iapo.models import vision_windows
 from iapo.models.interfaces import QwenVL
 from iapo.models.precision import exact_products, full_precision
@@ -42,7 +41,7 @@ def precisions(scale: Scale, device: torch.device, work: Path) -> Finding:
     layers = scale.shallow_layers
     shallow = replace(scale.student, layers=layers, vision_layers=layers)
     model, processor = random_policy(shallow, scale, "cpu", torch.float32)
-    settings = settings_of(read_config([PAPER]), 4)
+    settings = paper_attribution(4)
     turns = called_turns(processor, long_question(0, scale, processor), 4)
 
     def sums(model: QwenVL, autocast: bool = False) -> Tensor:
@@ -53,7 +52,7 @@ def precisions(scale: Scale, device: torch.device, work: Path) -> Finding:
     wanted = sums(model)
     here = copy.deepcopy(model).to(device)  # type: ignore[arg-type]
     found = {"float32": sums(here), "autocast": sums(here, autocast=True)}
-    found["bfloat16"] = sums(here.to(torch.bfloat16))  # type: ignore[arg-type]
+    found["bfloat16"] = sums(here.to(torch.bfloat16))
     distances = {name: total_variation(each, wanted) for name, each in found.items()}
     angles = rotary_errors(model, device)
     return Finding(

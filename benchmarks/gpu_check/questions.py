@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+from dataclasses import replace
 
 from PIL import Image, ImageDraw
 
@@ -12,7 +13,7 @@ from iapo.attribution.batch import example_inputs
 from iapo.data.prompts import prompt_messages
 from iapo.models.interfaces import Processor
 from iapo.rollout.encoding import EncodedPrompt, encode_prompt
-from iapo.rollout.turns import PromptInputs, ToolTurn, turn_ids
+from iapo.rollout.turns import ToolTurn, turn_ids
 from iapo.tools.parsing import render_call
 from iapo.types import Box, Example, Figure, ToolCall
 
@@ -36,11 +37,17 @@ def question(number: int, scale: Scale) -> Example:
         f"Column {i}": (width * i // _COLUMNS, 0, width * (i + 1) // _COLUMNS, height) for i in range(_COLUMNS)
     }
     figure = Figure(f"table {number}", "table", {"rows": rows, "columns": columns})
-    labels = ", ".join([*rows, *columns])
     return Example(
-        *(f"question {number}", "vwtq", "train", figure, _drawn(rows, columns, number)),
-        *(f"A table with the labels {labels}.", "What is in the fourth row and the second column?"),
-        *(ANSWER, "relaxed", ("Row 3",)),
+        example_id=f"question {number}",
+        test_set="vwtq",
+        split="train",
+        figure=figure,
+        image_png=_drawn(rows, columns, number),
+        context=f"A table with the labels {', '.join([*rows, *columns])}.",
+        request="What is in the fourth row and the second column?",
+        answer=ANSWER,
+        metric="relaxed",
+        focus_labels=("Row 3",),
     )
 
 
@@ -69,7 +76,7 @@ def long_question(number: int, scale: Scale, processor: Processor) -> Example:
     example = question(number, scale)
     missing = scale.prompt_tokens - len(encoded(processor, example).input_ids)
     words = " about" * max(0, missing)
-    return Example(**{**vars(example), "context": example.context + words})
+    return replace(example, context=example.context + words)
 
 
 def encoded(processor: Processor, example: Example) -> EncodedPrompt:
@@ -85,7 +92,7 @@ def called_turns(processor: Processor, example: Example, count: int) -> list[Too
         example: the question.
         count: of calls.
     """
-    inputs: PromptInputs = example_inputs(processor, example, encoded(processor, example))
+    inputs = example_inputs(processor, example, encoded(processor, example))
     turns = []
     for i in range(count):
         call = call_on(example, i)

@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 _GRACE = 10.0
 """Seconds from asking a process to end to ending it."""
-
-
-
 
 
 @dataclass(frozen=True)
@@ -51,9 +49,7 @@ def run_all(jobs: Sequence[Job], lines: Path, identity: str) -> list[dict[str, A
     for job in jobs:
         if job.name not in done:
             row = {**run(job), "identity": identity}
-            lines.parent.mkdir(parents=True, exist_ok=True)
-            with lines.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            _append(lines, row)
             print(json.dumps(row), flush=True)
             done[job.name] = row
         found.append(done[job.name])
@@ -62,9 +58,19 @@ def run_all(jobs: Sequence[Job], lines: Path, identity: str) -> list[dict[str, A
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the outcomes in a file, none where there is no file; a line that a kill has cut short is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    found: list[dict[str, Any]] = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def _append(path: Path, row: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A line of its own also behind one that a kill has cut short.
+    begun = path.exists() and not path.read_text().endswith("\n")
+    with path.open("a") as file:
+        file.write("\n" * begun + json.dumps(row) + "\n")
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -27,6 +27,10 @@ else:
     _Trainer = object
 
 
+class Stopped(Exception):
+    """Training was stopped before it would save what nobody reads."""
+
+
 class ScriptedTurns(_Trainer):
     """Trainer mixin that replaces turns, logs memory, and can end its process the hard way.
 
@@ -37,8 +41,10 @@ class ScriptedTurns(_Trainer):
     """Lengths of the turns."""
     generates: bool = True
     """Whether turns are generated, of ``scale.generated`` tokens, before they are replaced."""
-    dies_after: int | None = None
-    """Step behind whose metrics, and before whose checkpoint, the process is killed."""
+    stopped_after: int | None = None
+    """Step behind whose metrics, and before whose checkpoint, training stops by :class:`Stopped`."""
+    killed_after: int | None = None
+    """Step at which the process is killed in the same place."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -63,12 +69,18 @@ class ScriptedTurns(_Trainer):
         return turn_ids(tokenizer, f"{words.strip()}\n{text}")
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log the most memory that any step has taken so far, and end the process where that is asked for."""
+        """Log the most memory that any step has taken so far, and end training where that is asked for.
+
+        Raises:
+            Stopped: behind the step ``stopped_after``.
+        """
         if torch.cuda.is_available():
             logs = {**logs, "memory/peak_gb": torch.cuda.max_memory_allocated() / 1e9}
         super().log(logs, start_time)
-        if self.state.global_step == self.dies_after:
+        if self.state.global_step == self.killed_after:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.state.global_step == self.stopped_after:
+            raise Stopped
 
 
 class ScriptedGrpo(ScriptedTurns, FigureTrainer):
@@ -77,4 +89,3 @@ class ScriptedGrpo(ScriptedTurns, FigureTrainer):
 
 class ScriptedAlternation(ScriptedTurns, EveryOtherStep):
     """Attribution in every other step, on scripted turns."""
-

@@ -71,9 +71,7 @@ def qwen_config(size: ModelSize, processor: Processor) -> Qwen2_5_VLConfig:
     )
 
 
-def random_policy(
-    size: ModelSize, scale: Scale, device: torch.device | str, dtype: torch.dtype
-) -> Policy:
+def random_policy(size: ModelSize, scale: Scale, device: torch.device | str, dtype: torch.dtype) -> Policy:
     """Return a model with random weights in eval mode, prepared as a downloaded one is, and its processor.
 
     Args:
@@ -86,7 +84,7 @@ def random_policy(
     processor = prepared_processor(scale)
     torch.manual_seed(0)
     with torch.device(device):
-        model: QwenVL = QwenVL._from_config(qwen_config(size, processor), dtype=dtype)  # type: ignore[assignment]
+        model: QwenVL = QwenVL._from_config(qwen_config(size, processor), dtype=dtype)
     # In the settings of generation, as published: as part of the configuration it would make the embedding zero.
     model.generation_config.pad_token_id = processor.tokenizer.pad_token_id
     model.generation_config.eos_token_id = processor.tokenizer.eos_token_id
@@ -122,6 +120,7 @@ def start_directory(work: Path, size: ModelSize, scale: Scale, device: str) -> P
     """
     directory = work / f"start-{size.layers}-{size.hidden}-{size.mlp}"
     if not directory.exists():
-        model, processor = random_policy(size, scale, device, torch.bfloat16)
-        save_model(model, processor, directory)
+        save_model(*random_policy(size, scale, device, torch.bfloat16), directory)
+        # A process that trains may need all of the GPU.
+        torch.cuda.empty_cache()
     return directory

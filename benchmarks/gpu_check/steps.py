@@ -44,9 +44,10 @@ def steps(scale: Scale, device: torch.device, work: Path) -> Finding:
         config=config,
         attributes=True,
         generates=True,
+        stopped_after=_STEPS,
     )
     rows = run(job)
-    shutil.rmtree(folder / "checkpoints")
+    shutil.rmtree(folder)
     timed = [row for row in rows if row["step"] > 2]
     # TRL's logs count steps from 1, and every step of an even number behind the trainer attributes.
     attributed = [row for row in timed if row["step"] % 2 == 1]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu_check.questions import long_question
 from benchmarks.gpu_check.scale import SCALES, Scale
-from benchmarks.gpu_check.scripted_trainer import ScriptedAlternation, ScriptedGrpo, ScriptedTurns
+from benchmarks.gpu_check.scripted_trainer import ScriptedAlternation, ScriptedGrpo, ScriptedTurns, Stopped
 from benchmarks.gpu_check.shapes import prepared_processor
 from iapo.artifacts.files import write_json
 from iapo.config.method_registry import Method, RewardTerm, with_settings
@@ -19,6 +20,7 @@ from iapo.config.schema import Config, load_config
 from iapo.rewards.alignment import alignment_reward
 from iapo.rewards.outcome import outcome_reward
 from iapo.teacher.writer import CacheWriter
+from iapo.training.checkpoints import metrics_file
 from iapo.training.run import train
 from iapo.training.trainer import Sources
 
@@ -38,7 +40,9 @@ class TrainingJob:
     """Whether every other step attributes calls."""
     generates: bool = False
     """Whether turns are generated before they are replaced."""
-    dies_after: int | None = None
+    stopped_after: int | None = None
+    """Step behind which training stops, without a checkpoint and a policy."""
+    killed_after: int | None = None
     """Step behind which the process is killed."""
 
     @property
@@ -86,22 +90,26 @@ def run_config(scale: Scale, device: str, *, train: dict[str, Any], hardware: di
 def run(job: TrainingJob) -> list[dict[str, float]]:
     """Train and return the metrics of each step."""
     scale = SCALES[job.scale]
-    ScriptedTurns.scale, ScriptedTurns.generates, ScriptedTurns.dies_after = scale, job.generates, job.dies_after
+    ScriptedTurns.scale, ScriptedTurns.generates = scale, job.generates
+    ScriptedTurns.stopped_after, ScriptedTurns.killed_after = job.stopped_after, job.killed_after
     trainer = ScriptedAlternation if job.attributes else ScriptedGrpo
     folder = Path(job.folder)
     processor = prepared_processor(scale)
     cache = folder / "cache"
     CacheWriter(cache, "gpu_check")
-    return train(
-        Method("gpu_check", "scripted turns", _both if job.attributes else _outcome, f"{trainer.__module__}:{trainer.__name__}"),
-        load_config(job.config),
-        [long_question(i, scale, processor) for i in range(scale.groups)],
-        start=Path(job.start),
-        sources=Sources(cache=cache),
-        run_dir=folder,
-        output=job.policy,
-        seed=0,
-    )
+    rewards = _both if job.attributes else _outcome
+    with suppress(Stopped):
+        train(
+            Method("gpu_check", "scripted turns", rewards, f"{trainer.__module__}:{trainer.__name__}"),
+            load_config(job.config),
+            [long_question(i, scale, processor) for i in range(scale.groups)],
+            start=Path(job.start),
+            sources=Sources(cache=cache),
+            run_dir=folder,
+            output=job.policy,
+            seed=0,
+        )
+    return metrics_file(folder).rows()
 
 
 def _outcome(config: Config) -> list[RewardTerm]:

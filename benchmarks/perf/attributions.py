@@ -121,7 +121,11 @@ def captum_sums(
 
     inputs = path.inputs_BLD.detach()
     parts = IntegratedGradients(log_probability).attribute(
-        inputs, baselines=inputs - path.difference_BLD.detach(), n_steps=steps, method="riemann_middle", internal_batch_size=together
+        inputs,
+        baselines=inputs - path.difference_BLD.detach(),
+        n_steps=steps,
+        method="riemann_middle",
+        internal_batch_size=together,
     )
     tokens = parts.double().sum(-1)[0]
     return torch.stack([tokens[path.blocks_BL[0] == k].sum() for k in range(len(BLOCKS))])

@@ -33,6 +33,7 @@ from iapo.jobs.costs import (
     typical_lengths,
     weight_bytes,
 )
+from iapo.jobs.measured_card import measured_hardware
 from iapo.jobs.model_sizes import ModelSize, UnknownModelError, model_size
 from iapo.tools.registry import tools_for
 
@@ -164,7 +165,7 @@ class _Reckoning:
     """Adds up what one configuration needs, stage by stage."""
 
     def __init__(self, config: Config, methods: Mapping[str, Method]) -> None:
-        self._config, self._methods, self._hardware = config, methods, config.hardware
+        self._config, self._methods, self._hardware = config, methods, measured_hardware(config.hardware)
         self._student, self._teacher = self._model("student"), self._model("teacher")
         self._released = {
             name: _Model(each.model, model_size(each.model.source, config.hub))

@@ -36,10 +36,12 @@ def lengths_of(turns: list[ToolTurn]) -> Lengths:
 def attribution(scale: Scale, device: torch.device, work: Path) -> Finding:
     """Attribute the calls of a prompt with the student, its weights in bfloat16 and in float32 under autocast."""
     dtypes: dict[Arithmetic, torch.dtype] = {"bfloat16": torch.bfloat16, "mixed": torch.float32}
-    figures = {name: _attribution(scale, device, name, dtype) for name, dtype in dtypes.items()}
+    figures: dict[str, dict[str, Any]] = {
+        name: _attribution(scale, device, name, dtype) for name, dtype in dtypes.items()
+    }
     peaks = {name: each["peak_gb"] / each["peak_gb_estimated"] for name, each in figures.items() if each["peak_gb"]}
     bounds = {f"{name}: peak over the estimate": Bound(each, TRUSTED) for name, each in peaks.items()}
-    return Finding({**figures}, bounds)
+    return Finding(figures, bounds)
 
 
 def _attribution(scale: Scale, device: torch.device, arithmetic: Arithmetic, dtype: torch.dtype) -> dict[str, Any]:

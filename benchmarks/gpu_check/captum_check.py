@@ -26,7 +26,7 @@ def captum(scale: Scale, device: torch.device, work: Path) -> Finding:
         processor.tokenizer,
         [turns],
         paper_attribution(scale.points),
-        scale.repeats,
+        1,
         reference_points=8 * scale.points,
         most_captum_points=scale.captum_points,
         points_together=2,

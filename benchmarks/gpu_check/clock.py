@@ -12,7 +12,7 @@ from statistics import median
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-_MATMUL = re.compile(r"gemm|cutlass|cublas|nvjet|xmma|flash|fmha|attention|::mm|::bmm|addmm|mkldnn_linear", re.I)
+_MATMUL = re.compile(r"gemm|gemv|cutlass|cublas|nvjet|xmma|flash|fmha|attention|::mm|::bmm|addmm|mkldnn_linear", re.I)
 """In the names of kernels and operators that multiply matrices, attention's among them."""
 
 

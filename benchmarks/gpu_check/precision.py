@@ -26,7 +26,7 @@ from iapo.models import vision_windows
 from iapo.models.interfaces import QwenVL
 from iapo.models.precision import exact_products, full_precision
 
-_EXACT, _ROUNDED = 1e-4, 0.01
+EXACT, ROUNDED = 1e-4, 0.01
 """Largest total variation of block sums between devices in float32, and their mean between precisions."""
 
 _ANGLES = 1e-3
@@ -64,9 +64,9 @@ def precisions(scale: Scale, device: torch.device, work: Path) -> Finding:
             "rotary_errors": angles,
         },
         {
-            "float32: most": Bound(distances["float32"].max().item(), _EXACT),
-            "autocast: mean": Bound(distances["autocast"].mean().item(), _ROUNDED),
-            "bfloat16: mean": Bound(distances["bfloat16"].mean().item(), _ROUNDED),
+            "float32: most": Bound(distances["float32"].max().item(), EXACT),
+            "autocast: mean": Bound(distances["autocast"].mean().item(), ROUNDED),
+            "bfloat16: mean": Bound(distances["bfloat16"].mean().item(), ROUNDED),
             **{f"rotary, {name}": Bound(error, _ANGLES) for name, error in angles.items() if name != "TF32 unguarded"},
         },
     )

@@ -26,8 +26,9 @@ from iapo.models.loading import load_model
 from iapo.training.checkpoints import clean, metrics_file
 
 _STEPS, _SAVED, _KILLED = 5, 2, 4
-_SAME = 1e-3
-"""Largest relative difference of a gradient's norm between a step and the same step behind a resume."""
+_SAME = 1e-2
+"""Largest relative difference of a gradient's norm between a step and the same step behind a resume: on a GPU the order
+of sums differs, and AdamW makes more of it; on a CPU the two are equal."""
 
 
 def resume(scale: Scale, device: torch.device, work: Path) -> Finding:

@@ -20,7 +20,7 @@ from iapo.config.schema import load_config
 from iapo.jobs.costs import Lengths, training_memory
 from iapo.jobs.model_sizes import ModelSize
 
-_FIRST_KL = 1e-3
+FIRST_KL = 1e-3
 """Largest |KL| at the first step, where policy and reference are one."""
 
 _STEPS = 8
@@ -88,7 +88,7 @@ def steps(scale: Scale, device: torch.device, work: Path) -> Finding:
             ),
         },
         {
-            "|kl| of the first step": Bound(kl, _FIRST_KL),
+            "|kl| of the first step": Bound(kl, FIRST_KL),
             "rollouts without an executed call": Bound(1 - min(row["tools/success_rate"] for row in rows), 0.0),
         },
     )

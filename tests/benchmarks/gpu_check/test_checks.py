@@ -1,5 +1,6 @@
 """Every check runs in tiny shapes on a CPU, and what they build has the shapes that they say."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,14 @@ import pytest
 import torch
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from benchmarks.gpu_check.attribution import TRUSTED
 from benchmarks.gpu_check.checks import CHECKS
 from benchmarks.gpu_check.one_check import outcome
+from benchmarks.gpu_check.precision import EXACT, ROUNDED
 from benchmarks.gpu_check.questions import call_on, called_turns, encoded, long_question, question
 from benchmarks.gpu_check.scale import REAL, TINY
 from benchmarks.gpu_check.shapes import prepared_processor, qwen_config, random_policy
+from benchmarks.gpu_check.steps import FIRST_KL
 from iapo.data.prompts import open_image
 from iapo.jobs.model_sizes import ModelSize
 from iapo.rollout.status import call_status
@@ -91,3 +95,16 @@ def test_scripted_calls_are_right_and_are_carried_out() -> None:
         run_first_turn(text, example, environment)
         assert call_status(text, environment.succeeded) == "executed"
     assert len({call_on(example, number) for number in range(30)}) == 30
+
+
+def test_the_documentation_lists_the_checks_and_their_bounds() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "estimate.md").read_text()
+    listed = re.findall(r"^\| ([a-j]) `(\w+)` \|", page, re.MULTILINE)
+    assert listed == [(check.group, check.name) for check in CHECKS]
+    assert f"{REAL.calls} calls on a prompt of {REAL.prompt_tokens:,} tokens, {REAL.points} points" in page
+    assert f"at {REAL.captum_points} points" in page
+    assert f"{2 * REAL.questions} questions" in page
+    assert "four layers" in page and REAL.shallow_layers == 4
+    assert (TRUSTED, FIRST_KL, EXACT, ROUNDED) == (1.15, 1e-3, 1e-4, 0.01)
+    for bound in ("15 % over the estimate", "KL is over .001", "total variation is over 10⁻⁴, .01, .01"):
+        assert bound in page

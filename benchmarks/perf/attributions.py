@@ -36,6 +36,10 @@ def against_captum(
     steps: Sequence[Sequence[ToolTurn]],
     config: AttributionConfig,
     repeats: int,
+    *,
+    reference_points: int = 256,
+    most_captum_points: int = _CAPTUM_STEPS[-1],
+    points_together: int | None = None,
 ) -> Row:
     """Compare the time of this project's attribution with captum's, at the fewest captum steps with no larger error.
 
@@ -48,6 +52,9 @@ def against_captum(
         steps: rollouts of each training step; this project attributes those of one step together.
         config: attribution settings of this project.
         repeats: repetitions of each timing.
+        reference_points: midpoints of the converged shares.
+        most_captum_points: steps that captum stops at, whether its error is larger or not.
+        points_together: steps of captum in one pass; None passes all together.
 
     Returns:
         Workload, errors (total variation from the converged shares), timings and their ratio.
@@ -58,11 +65,11 @@ def against_captum(
         return torch.cat([_as_trained(model, tokenizer, turns, settings) for turns in steps])
 
     def theirs(points: int) -> Tensor:
-        return torch.stack([captum_sums(model, tokenizer, turn, config, points) for turn in rollouts])
+        return torch.stack([captum_sums(model, tokenizer, turn, config, points, points_together) for turn in rollouts])
 
-    reference = ours(replace(config, n_steps=256, quadrature="midpoint", tolerance=1e9))
+    reference = ours(replace(config, n_steps=reference_points, quadrature="midpoint", tolerance=1e9))
     error = total_variation(ours(config), reference).mean().item()
-    for points in _CAPTUM_STEPS:
+    for points in (each for each in _CAPTUM_STEPS if each <= most_captum_points):
         captum_error = total_variation(theirs(points), reference).mean().item()
         if captum_error <= error:
             break
@@ -90,7 +97,12 @@ def _as_trained(
 
 
 def captum_sums(
-    model: QwenVL, tokenizer: PreTrainedTokenizerBase, turn: ToolTurn, config: AttributionConfig, steps: int
+    model: QwenVL,
+    tokenizer: PreTrainedTokenizerBase,
+    turn: ToolTurn,
+    config: AttributionConfig,
+    steps: int,
+    together: int | None = None,
 ) -> Tensor:
     """Return the block sums of one rollout by captum's integrated gradients: [K] float64.
 
@@ -100,6 +112,7 @@ def captum_sums(
         turn: the rollout's first turn.
         config: attribution settings, for the baseline input.
         steps: integration steps.
+        together: steps in one pass; None passes all together.
     """
     path = embedding_path(model, calls_batch([turn], tokenizer, model.device), config.baseline)
 
@@ -108,7 +121,11 @@ def captum_sums(
 
     inputs = path.inputs_BLD.detach()
     parts = IntegratedGradients(log_probability).attribute(
-        inputs, baselines=inputs - path.difference_BLD.detach(), n_steps=steps, method="riemann_middle"
+        inputs,
+        baselines=inputs - path.difference_BLD.detach(),
+        n_steps=steps,
+        method="riemann_middle",
+        internal_batch_size=together,
     )
     tokens = parts.double().sum(-1)[0]
     return torch.stack([tokens[path.blocks_BL[0] == k].sum() for k in range(len(BLOCKS))])

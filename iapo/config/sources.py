@@ -145,6 +145,9 @@ class HardwareConfig:
     bandwidth_tb: Annotated[Positive | None, RERUNS_NOTHING] = None
     """Sustained memory bandwidth of one GPU, TB/s, for the estimate; null takes a range, from 1 to 60 % of an H100's
     peak (2)."""
+    measured: Annotated[str | None, RERUNS_NOTHING] = None
+    """A measured card's file, as `results/reference/gpu_<card>.json` of `make gpu_check`: what it says of `tflops` and
+    `bandwidth_tb` takes their place in the estimate."""
     vllm_memory: Annotated[float, Field(gt=0, lt=1), RERUNS_NOTHING] = 0.3
     """Share of a GPU's memory for vLLM where it shares the GPU with training."""
     vllm_server: Annotated[str, RERUNS_NOTHING] = "http://localhost:8000"

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from tabulate import tabulate
 from iapo.config.method_registry import Method
 from iapo.config.schema import Config, load_config
 from iapo.jobs.costs import GB
+from iapo.jobs.measured_card import measured_hardware
 from iapo.jobs.stages import Stage, jobs_of
 
 
@@ -69,8 +71,10 @@ def estimate(config: Config, methods: Mapping[str, Method]) -> Estimate:
         methods: all methods by name.
 
     Raises:
+        ConfigError: for a measured card's file that says nothing.
         UnknownModelError: for tiny models, which need nothing to speak of, and for models whose sizes are not known.
     """
+    config = dataclasses.replace(config, hardware=measured_hardware(config.hardware))
     stages, disk_bytes = jobs_of(config, methods)
     known = config.hardware.tflops, config.hardware.bandwidth_tb
     assumes = "hours from 40 % of an H100's peak to what public runs came to"

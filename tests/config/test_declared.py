@@ -42,6 +42,7 @@ FREE = {
     "attribution.tokens_per_forward",
     "hardware.bandwidth_tb",
     "hardware.disk_gb",
+    "hardware.measured",
     "hardware.memory_gb",
     "hardware.tflops",
     "hardware.vllm_memory",

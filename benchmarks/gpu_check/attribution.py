@@ -18,8 +18,10 @@ from benchmarks.gpu_check.scale import Scale
 from benchmarks.gpu_check.shapes import random_policy
 from iapo.attribution.api import attribute
 from iapo.attribution.batch import calls_batch
-from iapo.jobs.costs import GB, Arithmetic, Lengths, attribution_bytes, attribution_flops, sustained
+from iapo.jobs.lengths import GB, Lengths
+from iapo.jobs.memory import Arithmetic, attribution_bytes
 from iapo.jobs.stages import candidates, questions
+from iapo.jobs.times import attribution_flops, sustained
 from iapo.rollout.turns import ToolTurn
 from iapo.types import BlockAttribution
 

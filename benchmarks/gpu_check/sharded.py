@@ -19,8 +19,8 @@ from benchmarks.gpu_check.shapes import start_directory
 from benchmarks.gpu_check.steps import rollout_lengths
 from benchmarks.gpu_check.training_job import TrainingJob, run_config
 from iapo.config.schema import load_config
-from iapo.jobs.costs import training_memory
 from iapo.jobs.launch import launcher
+from iapo.jobs.memory import training_memory
 from iapo.models.interfaces import QwenVL
 from iapo.models.loading import load_model
 from iapo.training.checkpoints import clean, metrics_file

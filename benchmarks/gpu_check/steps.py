@@ -17,7 +17,8 @@ from benchmarks.gpu_check.scale import Scale
 from benchmarks.gpu_check.shapes import prepared_processor, start_directory
 from benchmarks.gpu_check.training_job import TrainingJob, run, run_config
 from iapo.config.schema import load_config
-from iapo.jobs.costs import Lengths, training_memory
+from iapo.jobs.lengths import Lengths
+from iapo.jobs.memory import training_memory
 from iapo.jobs.model_sizes import ModelSize
 
 FIRST_KL = 1e-3

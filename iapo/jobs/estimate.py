@@ -1,7 +1,7 @@
 """What a run with pretrained models will need: GPU memory, hours and disk, before any of it is spent. No torch.
 
 ``python -m baselines.estimate --configfile config/paper.yaml`` prints it; docs/estimate.md has the formulas, which are
-:mod:`iapo.jobs.costs`.
+:mod:`iapo.jobs.memory` and :mod:`iapo.jobs.times`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tabulate import tabulate
 
 from iapo.config.method_registry import Method
 from iapo.config.schema import Config, load_config
-from iapo.jobs.costs import GB
+from iapo.jobs.lengths import GB
 from iapo.jobs.measured_card import measured_hardware
 from iapo.jobs.stages import Stage, jobs_of
 

@@ -10,25 +10,18 @@ from iapo.config.method import AttributionConfig, TrainConfig
 from iapo.config.method_registry import Method, resolve, tuned_method
 from iapo.config.schema import Config
 from iapo.config.sources import PretrainedConfig
-from iapo.jobs.costs import (
-    GB,
+from iapo.jobs.lengths import GB, Lengths, longest_lengths, typical_lengths
+from iapo.jobs.memory import (
     HOST_OVERHEAD,
-    Lengths,
-    Rates,
     attribution_bytes,
-    attribution_flops,
     generation_bytes,
     host_memory,
-    longest_lengths,
     running_memory,
-    sampling_seconds,
-    step_seconds,
-    sustained,
     training_memory,
-    typical_lengths,
     weight_bytes,
 )
 from iapo.jobs.model_sizes import ModelSize, UnknownModelError, model_size
+from iapo.jobs.times import Rates, attribution_flops, sampling_seconds, step_seconds, sustained
 from iapo.tools.registry import tools_for
 
 Kind = Literal[

@@ -18,25 +18,13 @@ from iapo.attribution.shared_prompts.forward_mode import TangentLayout, prompt_m
 from iapo.config.method import AttributionConfig
 from iapo.config.schema import Config, load_config
 from iapo.config.sources import HardwareConfig, HubConfig, RepositoryConfig
-from iapo.jobs import costs
-from iapo.jobs.costs import (
-    Lengths,
-    Rates,
-    attribution_bytes,
-    attribution_flops,
-    host_memory,
-    longest_lengths,
-    saved_activations,
-    step_seconds,
-    sustained,
-    training_memory,
-    training_states,
-    typical_lengths,
-    update_flops,
-)
+from iapo.jobs import memory
 from iapo.jobs.estimate import Estimate, estimate, estimate_text, hours_text
+from iapo.jobs.lengths import Lengths, longest_lengths, typical_lengths
+from iapo.jobs.memory import attribution_bytes, host_memory, saved_activations, training_memory, training_states
 from iapo.jobs.model_sizes import ModelSize, UnknownModelError, UnsupportedModelError, learn_sizes, model_size
 from iapo.jobs.stages import candidates, questions
+from iapo.jobs.times import Rates, attribution_flops, step_seconds, sustained, update_flops
 from iapo.models.vision_windows import batch_windows
 
 SMALL = RepositoryConfig(repo="Qwen/Qwen2.5-VL-3B-Instruct", revision="0" * 40)
@@ -187,8 +175,8 @@ def test_what_tangents_hold_is_what_the_real_layers_do(arithmetic: Any, weights:
 
     short, long = Lengths(400, 0, 0), Lengths(1000, 0, 0)
     assert 0.8 < (held(long) - held(short)) / (reckoned(long) - reckoned(short)) <= 1
-    assert costs._LOGITS_TOGETHER == shared_blocks._LOGITS_TOGETHER
-    assert 4 * 4 * block_tangents._SCORES_TOGETHER["cuda"] == costs._SCORE_BYTES
+    assert memory._LOGITS_TOGETHER == shared_blocks._LOGITS_TOGETHER
+    assert 4 * 4 * block_tangents._SCORES_TOGETHER["cuda"] == memory._SCORE_BYTES
 
 
 def test_states_are_those_of_the_zero_paper() -> None:

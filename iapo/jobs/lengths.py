@@ -1,0 +1,88 @@
+"""Lengths of rollouts that an estimate reckons with, and what its formulas share (docs/estimate.md). No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from iapo.config.method import AttributionConfig
+from iapo.config.sources import PretrainedConfig
+from iapo.jobs.model_sizes import MERGED, TOKEN_PIXELS, ModelSize
+
+GB = 1e9
+
+
+_TEXT_TOKENS = 1500
+"""Tool definitions, template and question."""
+
+
+_IMAGE_TOKENS = 1000
+"""A figure of 0.8 megapixels."""
+
+
+_TURN_TOKENS = 256
+"""Of a turn that may be longer."""
+
+
+STREAMS = 5
+"""A call's tokens, and a tangent of each of the four blocks through all of them."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of one rollout: a prompt with a figure, a turn, the edited figure, another turn."""
+
+    image: int
+    """Of each of the two figures."""
+    turn: int
+    completion: int
+    """Both turns and the edited figure."""
+
+    @property
+    def prompt(self) -> int:
+        """Text and figure."""
+        return _TEXT_TOKENS + self.image
+
+    @property
+    def sequence(self) -> int:
+        """All."""
+        return self.prompt + self.completion
+
+    @property
+    def attributed(self) -> int:
+        """What one point of an attribution passes through the model: prompt and first turn."""
+        return self.prompt + self.turn
+
+    @property
+    def moving(self) -> int:
+        """Tokens of a prompt and tangents of its blocks, each from its first token on: the tools' from the start, the
+        image's from behind them, those of the few words that follow not counted."""
+        return 2 * self.prompt + self.image
+
+    @property
+    def patches(self) -> int:
+        """Of both figures."""
+        return 2 * MERGED * self.image
+
+
+def typical_lengths(model: PretrainedConfig, turn_tokens: int) -> Lengths:
+    """What time is reckoned with."""
+    image = min(max(_IMAGE_TOKENS, model.min_pixels // TOKEN_PIXELS), model.max_pixels // TOKEN_PIXELS)
+    turn = min(turn_tokens, _TURN_TOKENS)
+    return Lengths(image, turn, 2 * turn + image)
+
+
+def longest_lengths(model: PretrainedConfig, turn_tokens: int, completion: int | None = None) -> Lengths:
+    """What memory is reckoned with: the largest figure and turns up to their limit."""
+    image = model.max_pixels // TOKEN_PIXELS
+    both = 2 * turn_tokens + image
+    return Lengths(image, turn_tokens, min(completion or both, both))
+
+
+def by_tangents(config: AttributionConfig) -> bool:
+    """Whether calls that share a prompt are attributed by a tangent a block and not by backward passes."""
+    return config.method == "integrated_gradients" and config.blocks == "four_block" and not config.magnitudes
+
+
+def kv_bytes(size: ModelSize) -> float:
+    """Of one token, in bfloat16."""
+    return 4 * size.kv_width * size.layers

@@ -14,11 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from datasets import Features, Image, List, Value
 from torch import Tensor
 
-from iapo.alignment.divergence import distribution
 from iapo.artifacts.files import atomic_write
 from iapo.data.prompts import Message
 from iapo.rewards.advantages import AdvantageRule
@@ -120,8 +118,12 @@ def _facts(row: RolloutRow) -> dict[str, Any]:
 
 
 def _shares(sums: Sequence[float] | None) -> list[float] | None:
-    """Shares of the blocks, [K]; None without block sums."""
-    return None if sums is None else distribution(torch.tensor(sums), 0.0).tolist()
+    """Shares of the blocks' magnitudes, [K]; None without block sums, or where all are zero.
+
+    Written here and not taken from :mod:`iapo.alignment`: an edit there would train again what compares nothing.
+    """
+    total = sum(map(abs, sums or ()))
+    return [abs(each) / total for each in sums] if sums and total else None
 
 
 def _transcript(turn: ToolTurn, completion: Sequence[Message]) -> list[str]:

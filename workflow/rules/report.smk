@@ -150,7 +150,7 @@ rule write_training_viewer:
     conda:
         "../envs/iapo.yaml"
     params:
-        settings=declare(CONFIG, *VIEWER_SETTINGS),
+        settings=declare(CONFIG, "profile", "methods", "seeds", "grids"),
         code=code("write_training_viewer"),
     script:
         "../scripts/write_training_viewer.py"

@@ -7,7 +7,7 @@ the entry point ``lmms_eval.models``.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmms_eval.api.instance import Instance
@@ -15,6 +15,7 @@ from lmms_eval.api.model import lmms
 
 from iapo.artifacts.progress import Progress
 from iapo.config.sources import EngineName, Precision
+from iapo.data.prompts import content_text
 from iapo.data.store import example_from_row
 from iapo.models.interfaces import PixelBounds
 from iapo.rollout.engines import load_writer
@@ -127,11 +128,6 @@ def transcript(rollout: Rollout) -> list[str]:
     """Return the assistant's turns and the tools' replies in order; images are written as ``<image>``."""
     texts = iter(rollout.texts)
     return [
-        next(texts) if message["role"] == "assistant" else _as_text(message["content"]) for message in rollout.messages
+        next(texts) if message["role"] == "assistant" else content_text(message["content"])
+        for message in rollout.messages
     ]
-
-
-def _as_text(content: str | Sequence[Mapping[str, str]]) -> str:
-    if isinstance(content, str):
-        return content
-    return " ".join("<image>" if part["type"] == "image" else part["text"] for part in content)

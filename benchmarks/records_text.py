@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from benchmarks.tables.training import DYNAMICS
+
 METRICS: Mapping[str, str] = {
     "advantage/<name>_alone": "Share of groups in which this term alone adds to the advantage.",
     "advantage/<name>_share": "The term's part of the advantages; the terms' shares sum to 1, or to 0 where nothing "
@@ -136,15 +138,7 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "n_seeds": "Runs.",
         **{
             f"{name}_{how}": f"{word} over the runs of `{metric}`."
-            for name, metric in {
-                "dev_accuracy": "dev/accuracy",
-                "dev_right_calls": "dev/right_calls",
-                "outcome": "rewards/outcome_reward/mean",
-                "call_rate": "tools/call_rate",
-                "success_rate": "tools/success_rate",
-                "penalty": "alignment/penalty",
-                "flat_groups": "advantage/flat_groups",
-            }.items()
+            for name, metric in DYNAMICS.items()
             for how, word in {"mean": "Mean", "min": "Smallest", "max": "Largest"}.items()
         },
         "dev_area": "Mean dev accuracy over a run's steps (area under its curve), mean over the runs.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -52,3 +53,10 @@ def prompt_messages(example: Example, image: Image.Image | None = None) -> list[
 def answer_text(answer: str) -> str:
     """Return the assistant's final turn for a given answer."""
     return ANSWER_PREFIX + answer
+
+
+def content_text(content: str | Sequence[Mapping[str, Any]]) -> str:
+    """Return a message's content as text; images are written as ``<image>``."""
+    if isinstance(content, str):
+        return content
+    return " ".join("<image>" if part["type"] == "image" else part["text"] for part in content)

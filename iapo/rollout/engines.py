@@ -29,12 +29,15 @@ def load_writer(
         seed: of what vLLM samples; transformers takes torch's.
         pixels: bounds on an image's area other than the saved processor's.
     """
-    processor = load_processor(directory)
+    writer: Writer
+    if engine == "transformers":
+        writer, processor = load_model(directory, device=device, precision=precision)
+    else:
+        # Not installed everywhere.
+        from iapo.rollout.vllm_engine import VllmEngine
+
+        writer = VllmEngine(directory, precision=precision, seed=seed, pixels=pixels)
+        processor = load_processor(directory)
     if pixels:
         processor.image_processor.size = {"shortest_edge": pixels[0], "longest_edge": pixels[1]}
-    if engine == "transformers":
-        return load_model(directory, device=device, precision=precision)[0], processor
-    # Not installed everywhere.
-    from iapo.rollout.vllm_engine import VllmEngine
-
-    return VllmEngine(directory, precision=precision, seed=seed, pixels=pixels), processor
+    return writer, processor

@@ -91,8 +91,10 @@ def drop_checkpoints(run_dir: Path) -> None:
     Args:
         run_dir: of one run, or the folder of several.
     """
-    for folder in [*run_dir.rglob("checkpoints"), *run_dir.rglob("model"), *run_dir.rglob("average")]:
-        shutil.rmtree(folder)
+    for run in [run_dir, *run_dir.iterdir()]:
+        for name in ("checkpoints", "average", "model"):
+            if (run / name).is_dir():
+                shutil.rmtree(run / name)
 
 
 def is_whole(checkpoint: Path) -> bool:

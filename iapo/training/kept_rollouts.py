@@ -18,7 +18,7 @@ from datasets import Features, Image, List, Value
 from torch import Tensor
 
 from iapo.artifacts.files import atomic_write
-from iapo.data.prompts import Message
+from iapo.data.prompts import Message, content_text
 from iapo.rewards.advantages import AdvantageRule
 from iapo.rollout.turns import ToolTurn
 from iapo.training.rollout_recorder import RolloutRow
@@ -128,13 +128,7 @@ def _shares(sums: Sequence[float] | None) -> list[float] | None:
 
 def _transcript(turn: ToolTurn, completion: Sequence[Message]) -> list[str]:
     """The first turn as it was sampled, then the tools' replies and the answer; images are written as ``<image>``."""
-    return [turn.text, *(_text(message["content"]) for message in completion[1:])]
-
-
-def _text(content: str | Sequence[Mapping[str, Any]]) -> str:
-    if isinstance(content, str):
-        return content
-    return " ".join("<image>" if part["type"] == "image" else part["text"] for part in content)
+    return [turn.text, *(content_text(message["content"]) for message in completion[1:])]
 
 
 def _png(row: RolloutRow) -> bytes:

@@ -12,6 +12,7 @@ from baselines import METHODS
 from baselines.run import TrainingJob, reset_run_dir
 from iapo.config.declared import declare, with_value
 from iapo.config.schema import Config
+from iapo.training.checkpoints import drop_checkpoints
 
 CONFIG = Config(profile="test")
 SETTINGS = declare(CONFIG, *METHODS["iapo"].settings_read)
@@ -90,3 +91,14 @@ def test_a_folder_that_names_no_run_is_not_trusted(job: TrainingJob) -> None:
     (job.run_dir / "identity.json").unlink()
     reset_run_dir(job)
     assert not (job.run_dir / REUSED).exists()
+
+
+def test_what_a_finished_run_needs_no_more_is_deleted_and_its_figures_kept(tmp_path: Path) -> None:
+    trial = tmp_path / "weight_0.5"
+    for run in (tmp_path, trial):
+        for name in ("checkpoints/checkpoint-2/model", "average", "model", "rollouts"):
+            (run / name).mkdir(parents=True)
+        (run / "metrics.jsonl").write_text("")
+    drop_checkpoints(tmp_path)
+    for run in (tmp_path, trial):
+        assert {path.name for path in run.iterdir()} - {trial.name} == {"rollouts", "metrics.jsonl"}

@@ -13,51 +13,32 @@ TABLES = [
 FIGURES = ["learning_curves", "dynamics", "forest", "block_shares", "image_help"]
 # A table's flags come from the monitors, which change nothing in training.
 TABLE_CODE = ["iapo.training.monitors"]
-TABLE_SETTINGS = [
+# What the rows of a table follow from.
+ROW_SETTINGS = [
     "profile",
     "methods",
     "seeds",
     "test_sets",
+    "evaluation.api_model",
+    "student.first_stage",
+    "student.cold_starts",
+    "teacher.cold_starts",
+    "teacher.trained",
+    "variants",
+    "grids",
+    "released",
+]
+TABLE_SETTINGS = [
+    *ROW_SETTINGS,
     "statistics",
     "monitors",
     "tuning",
     "evaluation.image_help",
-    "evaluation.api_model",
-    "student.first_stage",
-    "student.cold_starts",
-    "teacher.cold_starts",
-    "teacher.trained",
-    "variants",
-    "grids",
-    "released",
-]
-VIEWER_SETTINGS = [
-    "profile",
-    "methods",
-    "seeds",
-    "test_sets",
-    "evaluation.api_model",
-    "student.first_stage",
-    "student.cold_starts",
-    "teacher.cold_starts",
-    "teacher.trained",
-    "variants",
-    "grids",
-    "released",
 ]
 VIEWER_ASSETS = [
-    f"benchmarks/viewer/{name}"
-    for name in (
-        "page.html",
-        "training.html",
-        "page.css",
-        "shared.js",
-        "cells.js",
-        "address.js",
-        "filters.js",
-        "main.js",
-        "training.js",
-    )
+    str(path)
+    for kind in ("html", "css", "js")
+    for path in sorted(Path("benchmarks/viewer").glob(f"*.{kind}"))
 ]
 
 
@@ -126,7 +107,7 @@ rule write_viewer:
     conda:
         "../envs/iapo.yaml"
     params:
-        settings=declare(CONFIG, *VIEWER_SETTINGS),
+        settings=declare(CONFIG, *ROW_SETTINGS),
         code=code("write_viewer"),
     script:
         "../scripts/write_viewer.py"

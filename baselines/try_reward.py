@@ -28,6 +28,7 @@ from iapo.config.method_registry import Method, RewardTerm, resolve
 from iapo.config.schema import Config, ConfigError
 from iapo.data.store import read_split
 from iapo.jobs.estimate import read_config
+from iapo.jobs.preflight import PreflightError, check_methods
 from iapo.rewards.outcome import outcome_reward
 from iapo.rewards.tool_use import wrong_call_penalty
 from iapo.types import Example
@@ -238,11 +239,10 @@ def main(arguments: Sequence[str]) -> str:
     options = parser.parse_args(arguments)
     try:
         config = read_config([_BASE, options.configfile])
-        if options.method not in {**METHODS, **config.all_variants}:
-            sys.exit(f"error: found method {options.method!r}, expected one of {', '.join(METHODS)}")
+        check_methods(replace(config, methods=(options.method,)), METHODS)
         results = Path("results") / config.profile
         rows = try_reward(options.method, config, results, options.prompts_per_set)
-    except (ConfigError, NotBuiltError) as error:
+    except (ConfigError, NotBuiltError, PreflightError) as error:
         sys.exit(f"error: {error}")
     return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
 

@@ -1,7 +1,7 @@
-"""``docs/records.md``: the columns of every record, from the code that writes them.
+"""``docs/records.md``: the columns of every record, from the code that writes them; and what a reward is given.
 
-``python -m benchmarks.records_page`` writes it. Types and descriptions are those of the classes; what no class
-describes is in :mod:`benchmarks.records_text`.
+``python -m benchmarks.records_page`` writes that page, and the table in ``docs/add_a_reward.md``. Types and
+descriptions are those of the classes; what no class describes is in :mod:`benchmarks.records_text`.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from dataclasses import dataclass
 
 from benchmarks.audit.teachers import TeacherSummary
 from benchmarks.records import ItemRecord
-from benchmarks.records_text import METRICS, MISSES, RUN_RECORD, TABLES
+from benchmarks.records_text import GIVEN_BY_TRL, GIVEN_ONCE, METRICS, MISSES, RUN_RECORD, TABLES
 from iapo.alignment.informativeness import Informativeness
 from iapo.artifacts.code_digest import ROOT
-from iapo.artifacts.files import atomic_write
+from iapo.artifacts.files import atomic_write, between_marks
 from iapo.cold_start.call_rates import CallRates
+from iapo.data.selection import DatasetRow
 from iapo.data.store import ExampleRow
 from iapo.data.store import Manifest as DataManifest
 from iapo.rollout.call_sampling import SampledCall
 from iapo.teacher.rows import CacheRow, Manifest, Shard
+from iapo.training.rollout_recorder import RolloutRow
 
 PAGE = ROOT / "docs/records.md"
+REWARD_PAGE = ROOT / "docs/add_a_reward.md"
+_BEGIN, _END = "<!-- columns: written by `make config` -->", "<!-- end of columns -->"
 
 _CALL = {
     "canonical_call": ("str", "The call as canonical JSON: equal for equal calls."),
@@ -74,6 +78,25 @@ def cache_columns() -> list[Column]:
         of_call = [Column(name, *described) for name, described in _CALL.items()]
         found += of_call if column.name == "call" else [column]
     return found
+
+
+def reward_columns() -> list[Column]:
+    """Return what a reward function can take by name, each with the type of one rollout's entry."""
+    of_trl, once = (
+        [Column(name, *described) for name, described in given.items()] for given in (GIVEN_BY_TRL, GIVEN_ONCE)
+    )
+    # TRL hands the prompt over as `prompts`.
+    row = [column for column in columns_of(DatasetRow) if column.name != "prompt"]
+    return [*of_trl, *row, *columns_of(RolloutRow), *once]
+
+
+def reward_page(text: str) -> str:
+    """Return the page on rewards with today's table of columns in its place.
+
+    Args:
+        text: of the page, with the two marks around the table.
+    """
+    return between_marks(text, _BEGIN, _END, "\n".join(_table(reward_columns())))
 
 
 def metric_names() -> set[str]:
@@ -167,6 +190,10 @@ def _columns(meanings: Mapping[str, str]) -> list[Column]:
 
 
 def _section(heading: str, where: str, columns: Sequence[Column]) -> str:
+    return "\n".join([f"## {heading}", where, "", *_table(columns)])
+
+
+def _table(columns: Sequence[Column]) -> list[str]:
     typed = any(column.type for column in columns)
     head = ["column", *(["type"] if typed else []), "meaning"]
     rows = [
@@ -174,7 +201,7 @@ def _section(heading: str, where: str, columns: Sequence[Column]) -> str:
         for column in columns
     ]
     lines = [f"| {' | '.join(head)} |", f"| {' | '.join('---' for _ in head)} |"]
-    return "\n".join([f"## {heading}", where, "", *lines, *rows])
+    return [*lines, *rows]
 
 
 def _markdown(text: str) -> str:
@@ -190,3 +217,5 @@ def _cell(text: str) -> str:
 if __name__ == "__main__":
     with atomic_write(PAGE) as tmp:
         tmp.write_text(page())
+    with atomic_write(REWARD_PAGE) as tmp:
+        tmp.write_text(reward_page(REWARD_PAGE.read_text()))

@@ -219,3 +219,18 @@ RUN_RECORD: Mapping[str, str] = {
     "settings_read": "Settings that the job has read.",
 }
 """Key of a ``.run.json`` → meaning."""
+
+GIVEN_BY_TRL: Mapping[str, tuple[str, str]] = {
+    "prompts": ("list[Message]", "Messages before the rollout: one, with the figure and the question."),
+    "completions": ("list[Message]", "Messages of the rollout: its turns, and the tool's answer between them."),
+    "completion_ids": ("list[int]", "Its token ids."),
+    "environments": ("FigureEnvironment", "Its tools, as they are after it: `calls`, `succeeded`."),
+}
+"""What TRL gives a reward besides the row's columns → type of one rollout's, and meaning."""
+
+GIVEN_ONCE: Mapping[str, tuple[str, str]] = {
+    "trainer_state": ("TrainerState", "Once, not a list: where the training is (`global_step`, from 0)."),
+    "log_metric": ("(name, value) -> None", "Once: logs a number of this step into `metrics.csv`."),
+    "log_extra": ("(name, values) -> None", "Once: adds a column to TRL's own table of completions."),
+}
+"""The same of what comes once and not for each rollout."""

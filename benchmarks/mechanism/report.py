@@ -19,10 +19,11 @@ OUTCOMES = ("score", "follows_request", "share_R")
 """Outcomes that a penalty may change: test accuracy, calls that follow the request, the request's block share."""
 AGAINST: Mapping[str, tuple[str, ...]] = {
     "iapo": ("vtool_r1", "iapo_shuffled"),
+    "iapo_shuffled": (),
     "planted_penalty": ("vtool_r1",),
     "constant_penalty": ("vtool_r1",),
 }
-"""Method → its controls, for the methods that are not variants."""
+"""Method → its controls, for the methods that are not variants; any other one is held against the reference alone."""
 _EDITS = {"flips_with_hint": "share_P", "flips_with_request": "share_R"}
 """Column that says whether the call follows an edit of a block → column of that block's share."""
 
@@ -47,9 +48,11 @@ class Reliance(TypedDict):
 def controls(config: Config) -> dict[str, tuple[str, ...]]:
     """Return condition → its controls, among the conditions of this profile."""
     run = ["cold", "teacher", *config.methods]
+    reference = config.statistics.reference_method
     wanted = {
-        name: config.variants[name].against if name in config.variants else AGAINST.get(name, ())
+        name: config.variants[name].against if name in config.variants else AGAINST.get(name, (reference,))
         for name in config.methods
+        if name != reference
     }
     return {name: kept for name, found in wanted.items() if (kept := tuple(c for c in found if c in run))}
 

@@ -35,15 +35,21 @@ class DatasetRow(TypedDict):
     """One row of the training dataset."""
 
     prompt: list[UserTurn]
+    """The prompt's only message."""
     images: list[Image]
+    """Its figure, as TRL reads it."""
     figure: str
     """The figure as JSON, by :func:`iapo.data.store.figure_to_json`."""
     environment: FigureKind
     """Selects the tool environment of the rollout."""
     answer: str
+    """The gold answer; several are joined by ``|||``."""
     metric: Metric
+    """How it is matched."""
     focus_labels: list[str]
+    """Annotated labels, what the right call names; empty where the data has no annotation."""
     example_id: str
+    """The question; rollouts with the same one are a group."""
 
 
 def training_prompts(examples: Sequence[Example], prompts_per_set: int) -> list[Example]:

@@ -14,6 +14,7 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 from pathlib import Path
 
+from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import lock_until_exit
 from iapo.artifacts.secrets import KeyFormatError, one_line, read_key, redacted
 from iapo.config.method import VerifierConfig
@@ -50,8 +51,18 @@ def check_methods(config: Config, known: Iterable[str]) -> None:
             near = difflib.get_close_matches(method, names, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise PreflightError(
-                f"methods: found {method!r}; {hint}known methods: {', '.join(names)} (baselines/__init__.py)"
+                f"methods: found {method!r}; {hint}known methods: {', '.join(names)}; {_what_is_missing(method)}"
             )
+    for name in sorted(set(config.methods) & {"cold", *config.reference_policies}):
+        raise PreflightError(f"methods: found {name!r}, the name of a row that no method trains; choose another")
+
+
+def _what_is_missing(method: str) -> str:
+    """What a method that nobody knows needs, to be one: a file, or a name in the file that is there."""
+    file = f"baselines/{method}.py"
+    if (ROOT / file).exists():
+        return f"{file} is there, and no Method at its top level has name={method!r}; give it one"
+    return f"for one of your own: `python -m baselines.new_reward {method}` writes {file} (docs/add_a_reward.md)"
 
 
 def claim_results(directory: Path) -> None:

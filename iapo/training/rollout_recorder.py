@@ -38,18 +38,18 @@ class RolloutRow(DatasetRow, total=False):
     """A dataset row repeated for one rollout, with the columns that the trainers add for the reward functions."""
 
     call_status: CallStatus
-    """What became of the rollout's tool turn."""
+    """What became of the rollout's tool turn: ``none``, ``malformed``, ``failed`` or ``executed``."""
     verdict: float
-    """The verifier's verdict, 0.0 or 1.0; NaN where the verifier failed."""
+    """With a verifier, as ``trm``: its verdict, 0.0 or 1.0; NaN where the verifier failed."""
     prompt_key: str
-    """Address of the prompt's rows in the teacher's cache."""
+    """With the teacher's cache, as ``iapo``: address of the prompt's rows in it."""
     student_block_sums: list[float] | None
-    """Block sums of the student's attribution; None where the call was not attributed."""
+    """The same: block sums of the student's attribution; None where the call was not attributed."""
     teacher_block_sums: list[float] | None
-    """Block sums of the teacher's attribution; None where there is nothing to compare with."""
+    """The same: block sums of the teacher's attribution; None where there is nothing to compare with."""
     cache_hit: str | None
-    """How near the teacher's row is to the rollout's call, by :data:`iapo.teacher.cache.HIT_KINDS`; None without a
-    call that was looked up."""
+    """The same: how near the teacher's row is to the rollout's call, by :data:`iapo.teacher.cache.HIT_KINDS`; None
+    without a call that was looked up."""
 
 
 def with_rollout_index(output: dict[str, Any], rollouts: int) -> dict[str, Any]:

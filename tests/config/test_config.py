@@ -90,6 +90,10 @@ def test_the_reference_and_the_schema_are_current() -> None:
 def test_unknown_methods_and_a_second_run_are_said_first(tmp_path: Path) -> None:
     with pytest.raises(PreflightError, match="did you mean 'iapo'"):
         check_methods(load_config({"profile": "x", "methods": ["iapoo"]}), ["iapo", "vtool_r1"])
+    with pytest.raises(PreflightError, match=r"known methods: iapo; for one of your own: .* writes baselines/mine\.py"):
+        check_methods(load_config({"profile": "x", "methods": ["mine"]}), ["iapo"])
+    with pytest.raises(PreflightError, match="found 'teacher', the name of a row that no method trains"):
+        check_methods(load_config({"profile": "x", "methods": ["teacher"]}), ["teacher"])
     claim_results(tmp_path)
     with pytest.raises(PreflightError, match="in use by another run"):
         claim_results(tmp_path)

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +12,8 @@ import yaml
 from iapo.alignment.divergence import distribution, divergence
 from iapo.artifacts.code_digest import ROOT
 from iapo.config.schema import load_config
-from iapo.data import selection
 from iapo.jobs.estimate import merge_configs
 from iapo.rewards.advantages import AdvantageRule
-from iapo.training.rollout_recorder import RolloutRow
 
 DOCS = ROOT / "docs"
 PAGES = [
@@ -86,31 +84,6 @@ def test_the_command_line_s_page_has_every_target_and_option() -> None:
     for name in ("baselines/estimate.py", "baselines/try_reward.py"):
         options = re.findall(r'add_argument\("(--[\w-]+)"', (ROOT / name).read_text())
         assert options and [option for option in options if f"`{option}" not in page] == []
-
-
-def test_the_reward_that_can_be_pasted_is_a_method() -> None:
-    (text,) = code("add_a_reward.md", "python")
-    module: dict[str, Any] = {}
-    exec(compile(text, "short_calls.py", "exec"), module)
-    terms = module["METHOD"].rewards(load_config({"profile": "x"}))
-    assert [term.weight for term in terms] == [1.0, 0.1]
-
-    def rollout(*labels: str) -> list[dict[str, Any]]:
-        function = {"name": "focus_on_rows_with_mask", "arguments": {"rows_to_focus_on": list(labels)}}
-        return [{"role": "assistant", "tool_calls": [{"type": "function", "function": function}]}]
-
-    completions = [rollout("a"), rollout("a", "b"), [{"role": "assistant", "content": "1"}], rollout("a")]
-    status = ["executed", "executed", "none", "failed"]
-    assert terms[1].function(completions=completions, call_status=status, answer=["1"] * 4) == [1.0, 0.0, 0.0, 0.0]
-
-
-def test_the_columns_that_a_reward_can_take_are_the_trainer_s() -> None:
-    page = (DOCS / "add_a_reward.md").read_text()
-    (table,) = re.findall(r"\| column \|.*?\n\n", page, flags=re.DOTALL)
-    named = set(re.findall(r"`(\w+)`", "\n".join(row.split("|")[1] for row in table.splitlines() if row)))
-    # TRL keeps the prompt, the images and the environment for itself, and passes prompts and completions.
-    kept = {"prompt", "images", "environment"}
-    assert named == {*get_type_hints(RolloutRow, localns=vars(selection))} - kept | {"prompts", "completions"}
 
 
 def yaml_blocks() -> Iterator[Any]:

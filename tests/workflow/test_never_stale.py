@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from baselines.new_reward import new_reward
 from iapo.artifacts.code_digest import ROOT
 
 pytestmark = pytest.mark.finished
@@ -191,6 +192,11 @@ def test_wording_plans_nothing(tree: Path) -> None:
     for path in ("iapo/attribution/quadrature.py", "workflow/scripts/train_policy.py"):
         with (tree / path).open("a") as file:
             file.write("\n\n# A comment.\n")
+    assert changed_jobs(tree) == set()
+
+
+def test_the_file_of_another_method_plans_nothing(tree: Path) -> None:
+    new_reward("mine", tree)
     assert changed_jobs(tree) == set()
 
 

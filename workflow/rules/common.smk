@@ -5,7 +5,6 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from baselines import METHODS
 from iapo.config.schema import ConfigError, load_config
 from iapo.config.method_registry import resolve, tuned_method
 from iapo.jobs.estimate import estimate, estimate_text
@@ -33,6 +32,9 @@ use_writable_caches(Path())
 
 try:
     check_clone(Path())
+    # Imports the file of every method, and says which one cannot be.
+    from baselines import METHODS
+
     CONFIG = load_config(config)
     check_methods(CONFIG, METHODS)
     # Name in the table → its method and the configuration that it is trained with.

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +24,8 @@ from iapo.config.schema import Config, load_config
 from iapo.data.mini_world.hints import with_hint_rate
 from iapo.data.store import read_split
 from iapo.jobs.launch import launch
-from iapo.training.checkpoints import clean, metrics_file, reset_if_stale
+from iapo.jobs.tracking import tracked
+from iapo.training.checkpoints import clean, identity_file, metrics_file, reset_if_stale
 from iapo.types import Example
 
 
@@ -58,6 +61,8 @@ class TrainingJob:
     """Where a verifier's server's replies are kept."""
     code: str = ""
     """Digest of the code that trains the method, as the workflow's rules have it."""
+    tracking: Path | None = None
+    """Gets the files of the tracker (`train.report_to`); None for a run that no tracker is told of."""
 
 
 _JOB: TypeAdapter[TrainingJob] = TypeAdapter(TrainingJob)
@@ -111,21 +116,32 @@ def _config(job: TrainingJob) -> Config:
 
 
 def _train(job: TrainingJob, config: Config) -> None:
-    # Seconds of imports, which a job that only launches other processes need not wait for.
-    from iapo.training.run import train
-    from iapo.training.trainer import Sources
+    # Around the imports too: a tracker reads where its files go when TRL imports it.
+    with _reporting(job, config) as reporting:
+        # Seconds of imports, which a job that only launches other processes need not wait for.
+        from iapo.training.run import train
+        from iapo.training.trainer import Sources
 
-    train(
-        replace(METHODS[job.method], name=job.name),
-        config,
-        _examples(job, config.train.sets),
-        start=job.start,
-        run_dir=job.run_dir,
-        output=job.output,
-        seed=job.seed,
-        sources=Sources(cache=job.cache, teacher=job.teacher, replies=job.replies),
-        dev=_split(job.data, "dev", config.train.sets) if config.train.dev_every else (),
-    )
+        train(
+            replace(METHODS[job.method], name=job.name),
+            config,
+            _examples(job, config.train.sets),
+            start=job.start,
+            run_dir=job.run_dir,
+            output=job.output,
+            seed=job.seed,
+            sources=Sources(cache=job.cache, teacher=job.teacher, replies=job.replies),
+            dev=_split(job.data, "dev", config.train.sets) if config.train.dev_every else (),
+            reporting=reporting,
+        )
+
+
+def _reporting(job: TrainingJob, config: Config) -> AbstractContextManager[Mapping[str, Any]]:
+    """Where the run is reported, under its method and seed."""
+    tracker = config.train.report_to if job.tracking else None
+    # What the run depends on is in its name too: a run of other settings or code is not taken for it.
+    name = f"{job.name}-seed{job.seed}-{sha256_file(identity_file(job.run_dir))[:6]}" if tracker else ""
+    return tracked(tracker, name, project=f"iapo-{job.config['profile']}", folder=job.tracking or job.run_dir)
 
 
 def _examples(job: TrainingJob, sets: tuple[str, ...]) -> list[Example]:

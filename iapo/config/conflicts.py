@@ -41,6 +41,7 @@ def conflicts(config: Config) -> list[str]:
     problems += _released_problems(config)
     problems += _start_problems(config)
     problems += _grid_problems(config)
+    problems += _tracker_problems(config)
     attribution, alignment = config.attribution, config.alignment
     if attribution.method == "shapley" and attribution.blocks != "four_block":
         problems.append(f"attribution.method: found shapley with {attribution.blocks} blocks; it needs four_block")
@@ -139,3 +140,17 @@ def _grid_problems(config: Config) -> Iterator[str]:
     for name, variant in grid_variants(config.grids).items():
         if config.variants[name] != variant:
             yield f"variants.{name}: found the name of a grid's combination; choose another"
+
+
+def _tracker_problems(config: Config) -> Iterator[str]:
+    """Where a tracker is named that no run would ask: one is named for all."""
+    stage = config.student.first_stage
+    named: dict[str, object] = {
+        "teacher.train": config.teacher.train.report_to,
+        "student.first_stage": stage and stage.report_to,
+    }
+    for name, variant in config.all_variants.items():
+        named[f"variants.{name}.settings.train"] = variant.settings.get("train", {}).get("report_to")
+    for key, tracker in named.items():
+        if tracker:
+            yield f"{key}.report_to: found {tracker!r}; train.report_to names the tracker of every training of the run"

@@ -31,6 +31,10 @@ RewardForm = Literal["reward", "advantage", "varied", "flat", "right"]
 outcome varies, only where it does not (bounded), or only among right rollouts."""
 
 
+Tracker = Literal["trackio", "wandb", "tensorboard"]
+"""Where a run's metrics can be sent besides its own file; also the name of the package that does it."""
+
+
 @dataclass(frozen=True, config=SETTINGS)
 class TrainConfig:
     """One GRPO run through TRL, the same for every method."""
@@ -76,6 +80,9 @@ class TrainConfig:
     turn, which is both."""
     save_every: Annotated[Count, RERUNS_NOTHING] = 10
     """Steps between resumable checkpoints."""
+    report_to: Annotated[Tracker | None, RERUNS_NOTHING] = None
+    """Also send each step's metrics to Trackio, Weights & Biases or TensorBoard, for every training of the run; nothing
+    leaves the machine unless the tracker is told so (docs/tracking.md). null sends none."""
     dev_every: Annotated[int, Field(ge=0)] = 0
     """Steps between greedy answers to questions of the dev split, whose accuracy is kept in `metrics.csv`; the first
     are before step 1, the last after the last step. 0 asks none."""

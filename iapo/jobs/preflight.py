@@ -65,6 +65,16 @@ def _what_is_missing(method: str) -> str:
     return f"for one of your own: `python -m baselines.new_reward {method}` writes {file} (docs/add_a_reward.md)"
 
 
+def check_tracker(config: Config) -> None:
+    """The package of the tracker that the run reports to is installed."""
+    tracker = config.train.report_to
+    if tracker and importlib.util.find_spec(tracker) is None:
+        raise PreflightError(
+            f"train.report_to: found {tracker} without the package {tracker}; install it with `.venv/bin/uv pip "
+            f"install {tracker}`, or leave the setting out"
+        )
+
+
 def claim_results(directory: Path) -> None:
     """Hold ``directory`` for this process: two runs at once would overwrite each other's files.
 

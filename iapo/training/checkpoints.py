@@ -51,6 +51,11 @@ def metrics_file(run_dir: Path) -> MetricsFile:
     return MetricsFile(run_dir / "metrics.jsonl")
 
 
+def identity_file(run_dir: Path) -> Path:
+    """Return the file that holds what a run directory's run depends on."""
+    return run_dir / "identity.json"
+
+
 def reset_if_stale(run_dir: Path, run: Mapping[str, object]) -> None:
     """Empty a run directory left behind by a different run.
 
@@ -60,7 +65,7 @@ def reset_if_stale(run_dir: Path, run: Mapping[str, object]) -> None:
         run_dir: the run directory, locked by :func:`iapo.artifacts.files.exclusive`.
         run: everything that the result of the run depends on, JSON-serialisable.
     """
-    identity, wanted = run_dir / "identity.json", json.loads(json.dumps(run))
+    identity, wanted = identity_file(run_dir), json.loads(json.dumps(run))
     found = json.loads(identity.read_text()) if identity.exists() else {}
     if found == wanted:
         return

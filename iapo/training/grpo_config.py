@@ -6,15 +6,17 @@ a run computes the same update on every machine.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from trl import GRPOConfig
 
 from iapo.config.method import RewardForm
 from iapo.config.method_registry import RewardTerm
 from iapo.config.schema import Config, ConfigError, TrainConfig
+from iapo.jobs.tracking import UNTRACKED
 from iapo.models.interfaces import Processor
 from iapo.rollout.lengths import longest_completion, longest_prompt
 from iapo.rollout.vllm import sampling_arguments
@@ -82,6 +84,7 @@ def grpo_config(
     prompts: Sequence[Example],
     output: Path,
     seed: int,
+    reporting: Mapping[str, Any] = UNTRACKED,
 ) -> TermsConfig:
     """Return the arguments of TRL's trainer.
 
@@ -93,6 +96,7 @@ def grpo_config(
         prompts: the training prompts.
         output: directory of the checkpoints.
         seed: seed of the sampling and of the order of the prompts.
+        reporting: arguments from :func:`iapo.jobs.tracking.tracked`.
     """
     cpu = config.device == "cpu"
     per_forward, passes = batch_sizes(config, settings)
@@ -129,7 +133,7 @@ def grpo_config(
         logging_steps=1,
         save_steps=settings.save_every,
         save_total_limit=2,
-        report_to="none",
         disable_tqdm=True,
+        **reporting,
         **sampling_arguments(config, settings, processor, prompt_tokens=context),
     )

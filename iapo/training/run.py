@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
@@ -22,6 +23,7 @@ from iapo.artifacts.progress import Progress
 from iapo.config.method_registry import Method
 from iapo.config.schema import Config, TrainConfig
 from iapo.data.selection import dataset_row, training_prompts
+from iapo.jobs.tracking import UNTRACKED
 from iapo.models.interfaces import Processor
 from iapo.models.loading import load_model, save_model
 from iapo.models.weight_average import WeightAverage
@@ -50,6 +52,7 @@ def train(
     seed: int,
     sources: Sources = NO_SOURCES,
     dev: Sequence[Example] = (),
+    reporting: Mapping[str, Any] = UNTRACKED,
 ) -> list[dict[str, float]]:
     """Train one policy with GRPO, resuming from the last checkpoint in ``run_dir``.
 
@@ -66,6 +69,7 @@ def train(
         seed: seed of the sampling and of the order of the prompts.
         sources: directories that the method reads besides the data.
         dev: questions of the dev split, which ``train.dev_every`` needs.
+        reporting: arguments from :func:`iapo.jobs.tracking.tracked`; by default no tracker is told of the run.
 
     Returns:
         Metrics of each step, and of step 0 where dev accuracy is measured.
@@ -85,7 +89,7 @@ def train(
     trainer = trainer_class(
         model=model,
         processing_class=processor,
-        args=grpo_config(config, settings, terms, processor, prompts, run_dir / "checkpoints", seed),
+        args=grpo_config(config, settings, terms, processor, prompts, run_dir / "checkpoints", seed, reporting),
         train_dataset=Dataset.from_list([dataset_row(example) for example in prompts]),
         reward_funcs=[term.function for term in terms],
         environment_factory=ENVIRONMENTS,

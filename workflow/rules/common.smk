@@ -18,6 +18,7 @@ from iapo.jobs.preflight import (
     PreflightError,
     check_methods,
     check_start,
+    check_tracker,
     claim_results,
 )
 from iapo.artifacts.code_digest import code_of, keep_facts
@@ -37,6 +38,7 @@ try:
 
     CONFIG = load_config(config)
     check_methods(CONFIG, METHODS)
+    check_tracker(CONFIG)
     # Name in the table → its method and the configuration that it is trained with.
     RESOLVED = {
         name: resolve(name, CONFIG, METHODS)

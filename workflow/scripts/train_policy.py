@@ -47,6 +47,7 @@ with job(snakemake) as run:
             teacher=teacher.parent if teacher else None,
             replies=Path(params.replies) if params.get("replies") else None,
             code=params.code,
+            tracking=manifest.parent.parent / "tracking",
         )
         rows = run_job(training)
         with atomic_write(Path(metrics)) as tmp:

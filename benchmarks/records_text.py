@@ -207,6 +207,7 @@ RUN_RECORD: Mapping[str, str] = {
     "peak_memory_mb": "Most memory that its process held.",
     "commit": "Commit of the code; null outside a git checkout.",
     "dirty": "Whether files differed from it.",
+    "lock": "SHA-256 of `requirements.lock`, the packages that were to be installed.",
     "command": "Command line of the process.",
     "inputs": "Each input file, with its SHA-256.",
     "seeds": "Every seed used, by what it seeds.",
@@ -215,7 +216,7 @@ RUN_RECORD: Mapping[str, str] = {
     "hardware": "Processor, memory, GPUs.",
     "versions": "Versions of Python and of the packages that matter.",
     "config": "The run's whole configuration.",
-    "plan": "What Snakemake planned the job by: rule, outputs, params, declared settings.",
+    "plan": "What Snakemake planned the job by: rule, outputs, params, declared settings, digest of the code.",
     "settings_read": "Settings that the job has read.",
 }
 """Key of a ``.run.json`` → meaning."""

@@ -50,6 +50,8 @@ class Plan:
     settings: list[str]
     """Dotted keys of the settings that the rule declares."""
     threads: int
+    code: str = ""
+    """Digest of the code that decides the outputs, one of the params."""
 
 
 class Job:
@@ -101,10 +103,15 @@ class Job:
 
 
 def _code_state() -> dict[str, Any]:
-    """Commit, and whether files differed from it; None outside a git checkout."""
+    """Commit, and whether files differed from it; None outside a git checkout. Digest of the locked packages."""
     commit = _git("rev-parse", "HEAD")
     changes = _git("status", "--porcelain")
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+    lock = ROOT / "requirements.lock"
+    return {
+        "commit": commit,
+        "dirty": None if changes is None else bool(changes),
+        "lock": sha256_file(lock) if lock.exists() else None,
+    }
 
 
 def _git(*arguments: str) -> str | None:

@@ -48,6 +48,7 @@ def job(snakemake: Any) -> Iterator[Job]:
             params=sorted(repr(value) for _, value in snakemake.params.items()),
             settings=sorted(snakemake.params.get("settings", {})),
             threads=snakemake.threads,
+            code=snakemake.params.get("code", ""),
         )
         yield Job(declared_config(snakemake.params.get("settings", {}), config), config, plan)
 

@@ -60,12 +60,13 @@ def test_a_typo_is_one_line_before_any_job() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_the_table_comes_with_the_viewer_but_does_not_wait_for_it() -> None:
-    assert "_viewer" not in plan("--configfile", "config/mini.yaml").stdout
+def test_the_table_comes_with_the_viewer_and_the_cards_but_does_not_wait_for_them() -> None:
+    planned = plan("--configfile", "config/mini.yaml").stdout
+    assert "_viewer" not in planned and "write_cards" not in planned
     command = ["make", "--dry-run", "table"]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     pages = ("results/mini/view.html", "results/mini/view_training.html")
-    assert lines[-2].endswith(f"results/table.csv {' '.join(pages)}")
+    assert lines[-2].endswith(f"results/table.csv {' '.join(pages)} results/mini/cards.run.json")
     assert lines[-1].startswith("echo") and all(page in lines[-1] for page in pages)
 
 

@@ -137,6 +137,55 @@ rule write_training_viewer:
         "../scripts/write_training_viewer.py"
 
 
+# Policies that were trained here: row of the table, its place among the row's runs, folder.
+TRAINED_ROWS = [
+    row
+    for row, trained in (
+        ("first_stage", CONFIG.student.first_stage),
+        ("teacher", CONFIG.teacher.trained),
+    )
+    if trained
+]
+TRAINED_POLICIES = [
+    (row, place, policy_weights(row, run).parent)
+    for row, runs in {
+        **{row: CONFIG.reference_starts[row] for row in TRAINED_ROWS},
+        **{method: CONFIG.seeds_of(method) for method in CONFIG.methods},
+    }.items()
+    for place, run in enumerate(runs)
+]
+
+
+rule write_cards:
+    """A model card beside every policy that was trained, from its run record and the finished table."""
+    input:
+        table=RESULTS / "tables/main.csv",
+        records=[folder.with_suffix(".run.json") for _, _, folder in TRAINED_POLICIES],
+    output:
+        cards=[folder / "README.md" for _, _, folder in TRAINED_POLICIES],
+        record=RESULTS / "cards.run.json",
+    log:
+        logs("write_cards"),
+    localrule: True
+    conda:
+        "../envs/iapo.yaml"
+    params:
+        settings=declare(CONFIG, "profile"),
+        rows=[row for row, _, _ in TRAINED_POLICIES],
+        places=[place for _, place, _ in TRAINED_POLICIES],
+        summaries=[
+            (
+                RESOLVED[row][0].summary
+                if row in RESOLVED
+                else METHODS["vtool_r1"].summary
+            )
+            for row, _, _ in TRAINED_POLICIES
+        ],
+        code=code("write_cards"),
+    script:
+        "../scripts/write_cards.py"
+
+
 rule show_table:
     """Copy the current configuration's table to the top of results/ and print it."""
     input:

@@ -126,17 +126,10 @@ def _start_problems(config: Config) -> Iterator[str]:
 def _grid_problems(config: Config) -> Iterator[str]:
     """Why the combinations of the grids cannot be told apart."""
     settings: dict[str, object] = {}
-    trained: dict[str, object] = {}
     for grid_name, grid in config.grids.items():
         for name, overrides in grid.settings.items():
             if settings.setdefault(name, overrides) != overrides:
                 yield f"grids.{grid_name}.settings.{name}: found other overrides than another grid's; rename one"
-        for name in grid_variants({grid_name: grid}):
-            if trained.setdefault(name, grid.steps) != grid.steps:
-                yield (
-                    f"grids.{grid_name}.steps: found {grid.steps}, and {trained[name]} for {name} in another grid; "
-                    "expected the same, since it is one condition"
-                )
     for name, variant in grid_variants(config.grids).items():
         if config.variants[name] != variant:
             yield f"variants.{name}: found the name of a grid's combination; choose another"

@@ -50,8 +50,6 @@ class GridConfig:
     """Name → overrides, as a variant's."""
     starts: tuple[str, ...]
     """Habits of `student.habits`."""
-    steps: Count | None = None
-    """`train.steps` of each combination: where right calls are rare, learning takes longer. null takes the run's."""
     seeds: Count | None = None
     """How many of the run's `seeds` train each combination, its first; null takes all. Of a combination in several
     grids the largest number counts."""
@@ -87,18 +85,10 @@ def cells(grids: Mapping[str, GridConfig]) -> list[Cell]:
 def grid_variants(grids: Mapping[str, GridConfig]) -> dict[str, Variant]:
     """Return the variants that grids stand for, by name."""
     return {
-        cell.name: Variant(cell.method, _overrides(grid, cell.setting), start=cell.start)
+        cell.name: Variant(cell.method, grid.settings[cell.setting], start=cell.start)
         for name, grid in grids.items()
         for cell in cells({name: grid})
     }
-
-
-def _overrides(grid: GridConfig, setting: str) -> dict[str, Any]:
-    """A setting's overrides, with the grid's steps among them."""
-    overrides = grid.settings[setting]
-    return (
-        overrides if grid.steps is None else overrides | {"train": {"steps": grid.steps} | overrides.get("train", {})}
-    )
 
 
 def grid_seeds(grids: Mapping[str, GridConfig]) -> dict[str, int | None]:

@@ -40,19 +40,11 @@ def test_of_overlapping_grids_the_larger_number_of_seeds_counts() -> None:
     assert len(runs) == 3 + 3 and ("vtool_r1_batch_rare", 3) in runs
 
 
-def test_a_grid_s_steps_are_its_own() -> None:
-    config = load_config(raw(few=grid(starts=["often"], steps=3), many=grid(starts=["rare"], steps=9)))
-    for name, steps in (("iapo_batch_often", 3), ("iapo_batch_rare", 9)):
-        _, resolved = resolve(name, config, METHODS)
-        assert (resolved.train.steps, resolved.train.scale_rewards) == (steps, "batch")
-
-
 @pytest.mark.parametrize(
     ("more", "says"),
     [
         ({"h": grid(settings={"batch": {}})}, "grids.h.settings.batch: found other overrides"),
         ({"h": grid(starts=["rrae"])}, "start: found 'rrae'"),
-        ({"h": grid(starts=["rare"], steps=9)}, "grids.h.steps: found 9, and None for iapo_batch_rare"),
     ],
 )
 def test_grids_that_contradict_are_refused(more: dict[str, Any], says: str) -> None:

@@ -45,10 +45,9 @@ def sparse_config(**more: Any) -> Config:
     raw, forms = (
         yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("sparse.yaml", "presets/sparse_forms.yaml")
     )
-    raw["grids"]["forms"] = forms["grids"]["forms_rare"]
+    raw["grids"]["forms"] = forms["grids"]["forms"] | {"starts": ["rare"]}
     raw["statistics"] |= {"bootstrap_draws": 100}
-    raw["grids"]["scalings"]["starts"] = list(RATES)
-    raw["grids"]["scalings"]["steps"] = raw["grids"].pop("rare")["steps"]
+    raw["grids"]["scalings"] |= {"starts": list(RATES), "seeds": 2}
     del raw["grids"]["scalings"]["settings"]["none"]
     for name in ("advantage", "flat", "right"):
         del raw["grids"]["forms"]["settings"][name]

@@ -26,7 +26,7 @@ help:
 	@echo "make gpu_check  what one GPU can show: bounds, seconds and bytes for the estimate; GPU_CHECK=--tiny on a CPU"
 	@echo "make gpu_wheels .gpu_wheels: what a bare machine of Python 3.12 lacks for it"
 	@echo "make readme  results/reference, README's results and those of docs/, from the finished tables"
-	@echo "make report  results/report.html: tables, figures, run records and configuration in one offline file"
+	@echo "make report  results/mini/report.html: the verdicts, the table, its figures, every other table; PROFILE=smoke for another run"
 	@echo "make audit   results/mini/audit and results/mini/perf: the cache, the attribution and what they cost"
 	@echo "make sparse  results/mechanism.md: when does the penalty work? the half where right calls are rare"
 	@echo "make mechanism  its other half, in a world with hints; mechanism_quick: a glance"
@@ -46,7 +46,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 
 table: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/table.csv results/mini/view.html results/mini/view_training.html results/mini/cards.run.json
-	@echo "To look at in a browser: every answer in results/mini/view.html, rollouts of training in results/mini/view_training.html"
+	@echo "To look at in a browser: what was found in results/mini/report.html, every answer in results/mini/view.html, rollouts of training in results/mini/view_training.html"
 
 # A process a core; each takes about 1.5 GB.
 test: $(INSTALLED)
@@ -82,9 +82,10 @@ rehearsal: $(INSTALLED)
 ablations: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/mini/tables/ablations.md
 
+PROFILE ?= mini
 report: $(INSTALLED)
-	$(BIN)/snakemake results/table.csv --cores all
-	$(BIN)/snakemake results/table.csv --report results/report.html
+	$(BIN)/snakemake $(foreach page,report view view_training,results/$(PROFILE)/$(page).html) --cores all --configfile config/$(PROFILE).yaml
+	@echo "To look at in a browser: results/$(PROFILE)/report.html"
 
 audit: $(INSTALLED)
 	$(BIN)/snakemake --cores all results/mini/audit/summary.json

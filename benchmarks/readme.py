@@ -19,7 +19,8 @@ import pandas as pd
 from benchmarks.audit.page import audit_page
 from benchmarks.power_curve import power_curve
 from benchmarks.tables.main import AVERAGE
-from benchmarks.tables.render import each_run, interval, number, percent, points
+from benchmarks.tables.pages import contrast_lines
+from benchmarks.tables.render import each_run, interval, number, percent
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import atomic_write, between_marks
 
@@ -86,7 +87,8 @@ def with_results(text: str, main: pd.DataFrame, contrasts: pd.DataFrame) -> str:
         main: of :func:`benchmarks.tables.main.main_table`.
         contrasts: of :func:`benchmarks.tables.contrasts.contrast_table`.
     """
-    return between_marks(text, *marks("results"), f"{_table(main)}\n\n{_found(contrasts)}")
+    found = "\n".join(f"- {line}" for line in contrast_lines(contrasts))
+    return between_marks(text, *marks("results"), f"{_table(main)}\n\n{found}")
 
 
 def with_power(text: str, contrasts: pd.DataFrame, cost: pd.DataFrame) -> str:
@@ -160,19 +162,6 @@ def _table(main: pd.DataFrame) -> str:
         for row in averages.to_dict("records")
     ]
     return str(pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True))
-
-
-def _found(contrasts: pd.DataFrame) -> str:
-    """The comparisons that were declared beforehand, in their order."""
-    lines = []
-    for row in contrasts.to_dict("records"):
-        runs = each_run(row["by_seed"], points)
-        found = interval(row["delta"], row["low"], row["high"], signed=True)
-        lines.append(
-            f"- `{row['method']}` against `{row['baseline']}`: **{row['verdict']}**, {found} points (each run: {runs}; "
-            f"could have found {percent(row['detectable'])})."
-        )
-    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

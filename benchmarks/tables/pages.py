@@ -164,6 +164,24 @@ def contrast_page(results: Results) -> Table:
     return Table("contrasts", frame, caption, shown)
 
 
+def contrast_lines(frame: pd.DataFrame) -> list[str]:
+    """Return each declared comparison's verdict, difference and runs as one line of Markdown, in their order.
+
+    Args:
+        frame: of :func:`benchmarks.tables.contrasts.contrast_table`.
+    """
+    return [_contrast_line(row) for row in frame.to_dict("records")]
+
+
+def _contrast_line(row: Mapping[Hashable, Any]) -> str:
+    compared = f"`{row['method']}` against `{row['baseline']}`: **{row['verdict']}**"
+    if pd.isna(row["delta"]):
+        return f"{compared}."
+    found = interval(row["delta"], row["low"], row["high"], signed=True)
+    runs = each_run(row["by_seed"], points)
+    return f"{compared}, {found} points (each run: {runs}; could have found {percent(row['detectable'])})."
+
+
 def _share_cell(row: Mapping[Hashable, Any]) -> str:
     if row["oracle_share_reason"]:
         return f"{NOTHING} ({_first_words(row['oracle_share_reason'])})"

@@ -1,4 +1,4 @@
-"""Rendering of tables as CSV, Markdown, LaTeX and HTML.
+"""Rendering of tables as CSV, Markdown and LaTeX.
 
 The CSV has the full table with four decimals; the other formats have its readable version.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -55,27 +54,6 @@ def markdown(table: Table) -> str:
     """Return the table in Markdown, followed by its caption and notes."""
     lines = [table.shown.to_markdown(index=False, disable_numparse=True), "", table.caption]
     return "\n".join([*lines, *(line for note in table.notes for line in ("", note))]) + "\n"
-
-
-def html(tables: Sequence[Table]) -> str:
-    """Return all tables on one self-contained HTML page, for the report."""
-    parts = [
-        f"<h2>{escape(table.name.replace('_', ' '))}</h2>\n{table.shown.to_html(index=False, border=0)}\n"
-        + "\n".join(f"<p>{escape(text.replace('**', ''))}</p>" for text in (table.caption, *table.notes))
-        for table in tables
-    ]
-    return f"<!doctype html>\n<meta charset='utf-8'>\n<title>Tables</title>\n<style>{_STYLE}</style>\n" + "\n".join(
-        parts
-    )
-
-
-_STYLE = (
-    "body{font:15px/1.4 sans-serif;margin:2em}p{max-width:60em}table{border-collapse:collapse}"
-    "th,td{padding:.25em .7em;text-align:right;border-bottom:1px solid #ddd}"
-    # Intervals broken over several lines are hard to compare down a column.
-    "td{white-space:nowrap}"
-    "th:first-child,td:first-child{text-align:left}"
-)
 
 
 def latex(table: Table) -> str:

@@ -13,13 +13,14 @@ from benchmarks.results import Results, load_results
 from benchmarks.tables import pages, training_pages
 from benchmarks.tables.contrasts import declared_contrasts, differences_by_seed
 from benchmarks.tables.main import AVERAGE
-from benchmarks.tables.render import Table, html, markdown, write
+from benchmarks.tables.render import Table, markdown, write
+from benchmarks.tables.report_page import report_page
 from iapo.artifacts.files import atomic_write
 from iapo.config.schema import Config
 
 
 def write_all(folder: Path, config: Config) -> str:
-    """Write ``tables/`` and ``figures/`` of a profile's results folder.
+    """Write ``tables/``, ``figures/`` and ``report.html`` of a profile's results folder.
 
     Args:
         folder: ``results/<profile>``.
@@ -48,9 +49,9 @@ def write_all(folder: Path, config: Config) -> str:
     }
     for table in tables.values():
         write(table, folder / "tables")
-    with atomic_write(folder / "tables/tables.html") as tmp:
-        tmp.write_text(html(list(tables.values())))
     _draw(results, tables)
+    with atomic_write(folder / "report.html") as tmp:
+        tmp.write_text(report_page(results, tables, folder / "figures"))
     return markdown(tables["main"])
 
 

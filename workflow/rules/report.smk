@@ -63,9 +63,9 @@ rule make_tables:
             for suffix in ("csv", "md", "tex")
         ],
         page=report(
-            RESULTS / "tables/tables.html",
+            RESULTS / "report.html",
             caption="../report/tables.rst",
-            category="Tables",
+            category="Results",
         ),
         figures=report(
             [RESULTS / f"figures/{name}.png" for name in FIGURES],

@@ -14,13 +14,14 @@ HF_HOME ?= $(XDG_CACHE_HOME)/huggingface
 export HF_HOME
 endif
 
-.PHONY: table test slurm_test stale_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward gpu_check gpu_wheels readme docs lint lock config help
+.PHONY: table test slurm_test stale_test wheel_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward gpu_check gpu_wheels readme docs lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini, and a page to look at its rollouts"
 	@echo "make test    the test suite"
 	@echo "make slurm_test  the pipeline on a Slurm of one node, started for the test: needs root and slurm-wlm, munge"
 	@echo "make smoke   every rule once, small"
 	@echo "make stale_test  after make smoke: what each edit and each setting plans again"
+	@echo "make wheel_test  docs/own_trainer.py with the wheel in empty environments, oldest and newest packages; needs a network"
 	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
 	@echo "make gpu_check  what one GPU can show: bounds, seconds and bytes for the estimate; GPU_CHECK=--tiny on a CPU"
@@ -62,6 +63,10 @@ smoke: $(INSTALLED)
 # On copies of the finished small run; plans only, trains nothing.
 stale_test: $(INSTALLED)
 	$(BIN)/pytest -m finished -n 2 tests/workflow
+
+# Two environments of some gigabytes each, one after the other; both are removed.
+wheel_test: $(INSTALLED)
+	$(BIN)/pytest -m wheel tests/wheel -rP
 
 # From nothing each time: it is asked whether today's code and packages work.
 # With PRESETS=config/presets/one_gpu.yaml (and small_gpu.yaml behind it) what these change: adapters, a published teacher.
@@ -155,8 +160,8 @@ docs: $(DOCS_INSTALLED)
 
 # No addresses in the locks: pins and hashes only. The gpu extra is held to the same versions.
 lock: $(INSTALLED)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra gpu --python-version 3.11 --no-emit-index-url --no-header --quiet -o .venv/gpu.lock
-	$(BIN)/uv pip compile pyproject.toml --extra dev -c .venv/gpu.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra harness --extra dev --extra gpu --python-version 3.11 --no-emit-index-url --no-header --quiet -o .venv/gpu.lock
+	$(BIN)/uv pip compile pyproject.toml --extra harness --extra dev -c .venv/gpu.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
 	$(BIN)/uv pip compile --group docs -c requirements.lock --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o docs/requirements.lock
 
 # Of a study only the page is taken, where it is finished.

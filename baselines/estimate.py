@@ -87,11 +87,14 @@ def guide(text: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the estimate of some config files, or write the guide's table; status 1 where there is none."""
     parser = argparse.ArgumentParser(prog="python -m baselines.estimate", description=__doc__)
-    wanted = parser.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--configfile", nargs="+", type=Path, metavar="FILE", help="laid over each other")
+    wanted = parser.add_mutually_exclusive_group()
+    wanted.add_argument("--configfile", nargs="*", type=Path, metavar="FILE", help="laid over each other")
     wanted.add_argument("--guide", action="store_true", help="write the table of docs/gpus.md again")
     parser.add_argument("--gpus", type=int, help="of the machine; the largest job's when absent")
     options = parser.parse_args(arguments)
+    if not (options.configfile or options.guide):
+        print("error: found no config file, expected --configfile config/paper.yaml, or more files", file=sys.stderr)
+        return 2
     try:
         if options.guide:
             with atomic_write(GUIDE) as tmp:

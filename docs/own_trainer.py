@@ -5,34 +5,33 @@ from pathlib import Path
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from iapo.data.selection import dataset_row
-from iapo.data.store import read_split
-from iapo.models.loading import load_model
-from iapo.rewards.alignment import alignment_reward
-from iapo.rewards.outcome import outcome_reward
-from iapo.rollout.environment import ENVIRONMENTS
-from iapo.teacher.cache import TeacherCache
-from iapo.training.attribution_mixin import AttributionMixin
+import iapo
 
 
-class MyTrainer(AttributionMixin, GRPOTrainer):
+class MyTrainer(iapo.AttributionMixin, GRPOTrainer):
     """Your trainer; every group's calls are attributed before the rewards are asked."""
 
 
 def train(student: Path, cache: Path, data: Path, output: Path, steps: int) -> None:
-    model, processor = load_model(student)
-    questions = read_split(data, "train", ("h_bar", "v_bar"))[:16]
+    model, processor = iapo.load_model(student)
+    questions = iapo.read_split(data, "train", ("h_bar", "v_bar"))[:16]
+    never = processor.tokenizer.convert_tokens_to_ids(list(iapo.SUPPRESSED_TOKENS))
     arguments = GRPOConfig(
         output_dir=str(output), max_steps=steps, per_device_train_batch_size=8, num_generations=4,
         max_completion_length=48, max_tool_calling_iterations=1, reward_weights=[1.0, 0.5], report_to="none",
-        use_cpu=True, bf16=False, save_strategy="no",
+        use_cpu=True, bf16=False, save_strategy="no", logging_steps=1, generation_kwargs={"suppress_tokens": never},
     )  # fmt: skip
     trainer = MyTrainer(
-        model=model, processing_class=processor, args=arguments, cache=TeacherCache(cache),
-        train_dataset=Dataset.from_list([dataset_row(question) for question in questions]),
-        environment_factory=ENVIRONMENTS, reward_funcs=[outcome_reward, alignment_reward],
+        model=model, processing_class=processor, args=arguments, cache=iapo.TeacherCache(cache),
+        train_dataset=Dataset.from_list([iapo.dataset_row(question) for question in questions]),
+        environment_factory=iapo.ENVIRONMENTS, reward_funcs=[iapo.outcome_reward, iapo.alignment_reward],
     )  # fmt: skip
     trainer.train()
+    for row in trainer.state.log_history[:steps]:
+        right, penalty = row["rewards/outcome_reward/mean"], -row["rewards/alignment_reward/mean"]
+        print(f"step {row['step']}: reward {row['reward']:.3f} = {right:.3f} right - 0.5 * {penalty:.3f} penalty")
+    iapo.save_model(trainer.policy, processor, output / "model")
+    print(f"saved: {output / 'model'}")
 
 
 if __name__ == "__main__":

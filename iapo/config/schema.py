@@ -7,20 +7,18 @@ never the flow. This module imports no torch, so that Snakemake can plan without
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
 
 from iapo.config.conflicts import conflicts
 from iapo.config.method import AlignmentConfig, AttributionConfig, RewardsConfig, TrainConfig, VerifierConfig
 from iapo.config.mini_world import DataConfig
 from iapo.config.policies import StudentConfig, TeacherConfig
+from iapo.config.problems import problem
 from iapo.config.sources import (
     RERUNS_NOTHING,
     SETTINGS,
@@ -331,7 +329,7 @@ def load_config(raw: Mapping[str, Any]) -> Config:
     try:
         config = _CONFIG.validate_python(_without_null_rows(raw))
     except ValidationError as error:
-        raise ConfigError("\n".join(_problem(detail) for detail in error.errors())) from None
+        raise ConfigError("\n".join(problem(detail, Config) for detail in error.errors())) from None
     if config.grids:
         from_grids = grid_variants(config.grids)
         methods = tuple(dict.fromkeys([*config.methods, *from_grids]))
@@ -380,25 +378,3 @@ def with_overrides(config: Config, settings: Mapping[str, Any], whose: str) -> C
 def config_schema() -> dict[str, Any]:
     """The JSON schema of a config file; unknown keys are not allowed anywhere."""
     return _CONFIG.json_schema()
-
-
-def _problem(detail: ErrorDetails) -> str:
-    *parents, last = detail["loc"]
-    key = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "unexpected_keyword_argument":
-        valid = _keys_at(parents)
-        near = difflib.get_close_matches(str(last), valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
-        return f"{key}: unknown key; {hint} (config/README.md)"
-    message = detail["msg"][0].lower() + detail["msg"][1:]
-    return f"{key}: found {detail['input']!r}; {message} (config/README.md)"
-
-
-def _keys_at(path: Sequence[int | str]) -> list[str]:
-    """The valid keys of the section at ``path``."""
-    section: Any = Config
-    for part in path:
-        # The key of a table, such as a variant's name, leads to the table's sections.
-        table = typing.get_origin(section) is dict
-        section = typing.get_args(section)[1] if table else typing.get_type_hints(section)[str(part)]
-    return [field.name for field in dataclasses.fields(section)]

@@ -163,6 +163,6 @@ def model_size(source: RepositoryConfig, hub: HubConfig) -> ModelSize:
         raise
     except (OSError, ValueError, KeyError) as error:
         raise UnknownModelError(
-            f"{source.repo}: its sizes are not known ({error}), so memory and time are not either; known are "
-            f"{', '.join(_KNOWN)}, and any Qwen2.5-VL once it is downloaded"
+            f"{source.repo}: found no sizes of it ({error}), so memory and time are not known; expected a Qwen2.5-VL, "
+            f"since no other family can be trained: {', '.join(_KNOWN)}, or another one once a run has downloaded it"
         ) from None

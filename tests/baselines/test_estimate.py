@@ -36,7 +36,7 @@ def test_the_command_lays_files_over_each_other(tmp_path: Path, capsys: pytest.C
     ("text", "said"),
     [
         ("profile: mini\n", "student.model: found a tiny model"),
-        (CONFIG.replace("VL-3B", "VL-72B"), "Qwen/Qwen2.5-VL-72B-Instruct: its sizes are not known"),
+        (CONFIG.replace("VL-3B", "VL-72B"), "Qwen/Qwen2.5-VL-72B-Instruct: found no sizes of it"),
         ("profile: test\nhardwear: {}\n", "did you mean 'hardware'"),
     ],
 )

@@ -75,7 +75,7 @@ def test_parameters_are_those_of_the_real_model(source: RepositoryConfig, billio
 def test_another_model_is_read_from_its_configuration(tmp_path: Path) -> None:
     size, hub = ModelSize(2, 64, 176, 4, 2, 1000, False, 3, 32, 80), HubConfig(downloads=str(tmp_path))
     other = RepositoryConfig(repo="Someone/Other", revision="0" * 40)
-    with pytest.raises(UnknownModelError, match=r"Someone/Other: its sizes are not known .*once it is downloaded"):
+    with pytest.raises(UnknownModelError, match=r"Someone/Other: found no sizes of it .*once a run has downloaded it"):
         model_size(other, hub)
     _qwen(size, num_heads=2).save_pretrained(tmp_path / other.repo)
     assert model_size(other, hub) == size

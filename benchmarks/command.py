@@ -46,7 +46,7 @@ class Settings:
 
 def _table(settings: Settings, rest: Words) -> list[Words]:
     # The folder of a profile with settings of one's own is its `profile:`, which is not known here.
-    names = [] if settings.files else ["view.html", "view_training.html"]
+    names = [] if settings.files else ["view.html", "view_training.html", "cards.run.json"]
     targets = ["results/table.csv", *(f"results/{settings.profile}/{name}" for name in names)]
     return [["snakemake", *targets, "--cores", "all", *settings.of_snakemake, *rest]]
 
@@ -88,6 +88,7 @@ OTHERS: Mapping[str, tuple[str, Callable[[Words], list[Words]]]] = {
     "view": ("a page of every answer: iapo view results/mini", _module("benchmarks.viewer")),
     "eval": ("accuracies of a saved policy: iapo eval DIR", _eval),
     "explain": ("the files and runs behind a table's cell", _module("benchmarks.explain_cell")),
+    "new-reward": ("the file and the test of a reward of one's own: iapo new-reward NAME", _module("baselines.new_reward")),
     "estimate": ("memory, time and disk of a run", _module("baselines.estimate")),
     "gpu-check": ("what one GPU can show in ten minutes", _module("benchmarks.gpu_check")),
 }

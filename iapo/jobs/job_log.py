@@ -47,7 +47,7 @@ class JobLog:
         self.path, self._started = path, started
         self._read = 0
         self.step = ""
-        """The latest line about a step."""
+        """The latest line about a step; empty before the first, and behind the last of a part of the job."""
 
     def new_warnings(self) -> list[str]:
         """Read what was added, keep the latest step and return the warnings."""
@@ -64,6 +64,8 @@ class JobLog:
         self._read += len(whole)
         lines = re.split(r"[\r\n]", whole.decode(errors="replace"))
         self.step = next((line for line in reversed(lines) if is_step_line(line)), self.step)
+        if ", 0 s left" in self.step:
+            self.step = ""
         return [line.removeprefix(_WARNING) for line in lines if line.startswith(_WARNING)]
 
 

@@ -22,6 +22,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from iapo.jobs.job_log import JobLog, why_failed
+from iapo.jobs.preflight import PreflightError
 from iapo.jobs.run_lines import in_time, in_words, kind_of, times
 from iapo.jobs.time_left import Pace, earlier_pace, mean_seconds, seconds_left
 
@@ -172,6 +173,12 @@ class RunOutput:
         return times(now - began, *seconds_left(self._left, running, pace))
 
 
+def own_words(text: str) -> list[str]:
+    """What a check before the first job found, without the places in the code that Snakemake puts around it."""
+    _, *lines = text.splitlines()
+    return [f"error: {line}" for line in lines if not line.startswith('  File "')]
+
+
 def _jobs(count: int) -> str:
     return f"{count} job" if count == 1 else f"{count} jobs"
 
@@ -240,6 +247,8 @@ class LogHandler(LogHandlerBase):
             return run.finished(fields.job_id)
         elif event == LogEvent.JOB_ERROR:
             return run.job_failed(fields.jobid, fields.rule_name, _log_of(record))
+        elif getattr(record, "exception", None) == PreflightError.__name__:
+            return own_words(str(record.msg))
         elif record.levelno >= ERROR:
             if not run.repeated(str(record.msg)):
                 self._snakemake.emit(record)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from iapo.artifacts.progress import Progress
+from iapo.artifacts.progress import Progress, is_step_line
 from iapo.hub.files import HubError
 from iapo.jobs.job_log import JobLog, OwnWarnings, error_text, why_failed
-from iapo.jobs.run_output import RunOutput
+from iapo.jobs.run_output import RunOutput, own_words
 
 STEP = "train trm: step 3/9, 2 s each, 12 s left, reward 0.5"
 
@@ -86,6 +86,14 @@ def test_steps_are_shown_of_long_jobs_and_ever_more_rarely(run: Run) -> None:
     assert set(map(tuple, shown.values())) == {(f"    {STEP}",)}
 
 
+def test_the_last_step_of_a_part_is_not_shown(run: Run) -> None:
+    run.start(1, "trm")
+    run.wrote("trm", STEP, "train trm: step 9/9, 2 s each, 0 s left, reward 0.5")
+    assert run.after(90).looked() == []
+    run.wrote("trm", STEP)
+    assert run.after(5).looked() == [f"    {STEP}"]
+
+
 def test_warnings_are_said_once_and_again_at_the_end(run: Run) -> None:
     run.start(1, "trm")
     run.start(2, "iapo")
@@ -118,8 +126,9 @@ def test_a_failed_job_says_why_and_where_the_rest_is(run: Run) -> None:
     assert run.output.repeated("CalledProcessError in file x: returned non-zero exit status 1.\n  File y")
     assert not run.output.repeated("CalledProcessError in file x: died with <Signals.SIGKILL: 9>.")
     assert not run.output.repeated("MissingOutputException: Job completed but its output is missing")
-    assert run.output.closed()[-1] == (
-        "Stopped after 5 s: 0 of 3 jobs done and 1 failed. The same command goes on from there, once the cause is mended."
+    last = run.output.closed()[-1]
+    assert last.startswith(
+        "Stopped after 5 s: 0 of 3 jobs done and 1 failed. The same command goes on from there, once"
     )
 
 
@@ -161,9 +170,11 @@ def test_the_step_lines_are_those_that_progress_prints(tmp_path: Path) -> None:
     path = tmp_path / "log"
     with path.open("w") as file, Progress(2, "teacher 0: glyphs", every_seconds=0, stream=file) as progress:
         progress.update(1, loss=0.25)
-    log = JobLog(path, 0)
-    log.new_warnings()
-    assert log.step.startswith("teacher 0: glyphs: step 1/2") and log.step.endswith("loss 0.25")
+        log = JobLog(path, 0)
+        log.new_warnings()
+        # Nothing took any time here.
+        assert log.step == ""
+        assert is_step_line(path.read_text()) and path.read_text().endswith("loss 0.25\n")
 
 
 def test_this_project_s_warnings_are_told_from_those_of_libraries() -> None:
@@ -194,3 +205,8 @@ def test_a_surprise_shows_the_last_lines(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_text("".join(f"{number}\n" for number in range(50)))
     assert why_failed(path) == [str(number) for number in range(30, 50)]
+
+
+def test_what_a_check_found_stands_without_snakemake_s_places() -> None:
+    text = 'PreflightError in file "common.smk", line 100:\nnot enough disk\nno GPU\n  File "x.py", line 66, in check'
+    assert own_words(text) == ["error: not enough disk", "error: no GPU"]

@@ -65,7 +65,7 @@ def main_page(results: Results, teacher: TeacherVerdict | None) -> Table:
             ),
             "verdict": _first_words(str(row["verdict"])) or NOTHING,
             "tool calls": percent(row["tool_call_rate"], 0),
-            "of which succeed": percent(row["tool_success_rate"], 0),
+            "that succeed": percent(row["tool_success_rate"], 0),
             "reported": _reported_cell(row),
         }
         for row in averages
@@ -161,7 +161,7 @@ def contrast_page(results: Results) -> Table:
         "another reward gains. Share of the oracle's gain: the difference over the oracle's, in percent, with "
         "Fieller's interval."
     )
-    return Table("contrasts", frame, caption, shown)
+    return Table("contrasts", frame, caption, shown, keys=2)
 
 
 def contrast_lines(frame: pd.DataFrame) -> list[str]:
@@ -210,7 +210,7 @@ def difference_page(results: Results) -> Table:
         f"{results.config.statistics.power:.0%}. McNemar: over items, by the majority of the seeds; it speaks of these "
         "training runs only, not of others."
     )
-    return Table("differences", frame, caption, shown)
+    return Table("differences", frame, caption, shown, keys=2)
 
 
 def image_help_page(results: Results) -> Table:
@@ -333,4 +333,4 @@ def ablation_page(results: Results) -> Table:
         "points of the average over the sets, paired by item, p-values corrected over the rows (Holm). Penalty: mean "
         "of the second half of training."
     )
-    return Table("ablations", frame, caption, shown)
+    return Table("ablations", frame, caption, shown, keys=2)

@@ -5,7 +5,9 @@ The CSV has the full table with four decimals; the other formats have its readab
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pandas as pd
 from iapo.artifacts.files import atomic_write
 
 _FLOAT_FORMAT = "%.4f"
+WIDTH = 100
+"""Characters of a line in Markdown, as wide as terminals are."""
 NOTHING = "–"
 """Text of a cell without a value."""
 
@@ -33,6 +37,8 @@ class Table:
     """The readable version; every cell is text."""
     notes: Sequence[str] = field(default_factory=tuple)
     """Paragraphs below the caption."""
+    keys: int = 1
+    """Number of columns, the first, that name a row."""
 
 
 def write(table: Table, folder: Path) -> None:
@@ -51,9 +57,41 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
 
 
 def markdown(table: Table) -> str:
-    """Return the table in Markdown, followed by its caption and notes."""
-    lines = [table.shown.to_markdown(index=False, disable_numparse=True), "", table.caption]
-    return "\n".join([*lines, *(line for note in table.notes for line in ("", note))]) + "\n"
+    """Return the table in Markdown that fits a terminal, followed by its caption and notes.
+
+    A wide table comes in parts below each other, each with the columns that name a row.
+    """
+    texts = [_wrapped(text) for text in (table.caption, *table.notes)]
+    return "\n\n".join([*map(_pipes, _parts(table.shown, table.keys)), *texts]) + "\n"
+
+
+def _parts(shown: pd.DataFrame, keys: int) -> Iterator[pd.DataFrame]:
+    """Columns of a table, as many at a time as fit."""
+    names, rest = list(shown.columns[:keys]), list(shown.columns[keys:])
+    while rest:
+        fit = (count for count in range(len(rest), 1, -1) if _width(shown[names + rest[:count]]) <= WIDTH)
+        taken = next(fit, 1)
+        yield shown[names + rest[:taken]]
+        rest = rest[taken:]
+
+
+def _width(frame: pd.DataFrame) -> int:
+    return len(_pipes(frame).partition("\n")[0])
+
+
+def _pipes(frame: pd.DataFrame) -> str:
+    """Return a table of text in Markdown; `tabulate` pads each heading by two, which costs a table a column."""
+    rows = [list(map(str, row)) for row in (frame.columns, *frame.to_numpy())]
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _wrapped(text: str) -> str:
+    """Return a paragraph in lines that fit; a command stays in one, to be copied."""
+    unbroken = re.sub(r"`[^`]+`", lambda code: code[0].replace(" ", "\0"), text)
+    return textwrap.fill(unbroken, WIDTH, break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 def latex(table: Table) -> str:

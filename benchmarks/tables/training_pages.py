@@ -26,7 +26,7 @@ def dynamics_page(results: Results) -> Table:
         f"{target:.0%}: steps until dev accuracy was that high, run by run. Every step: the CSV."
     )
     shown = pd.DataFrame(rows).rename(columns={"to target": f"to {target:.0%}"})
-    return Table("dynamics", frame, caption, shown)
+    return Table("dynamics", frame, caption, shown, keys=2)
 
 
 def _dev_cells(steps: pd.DataFrame, step: int) -> dict[str, str]:

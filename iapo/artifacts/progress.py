@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -71,6 +72,14 @@ class Progress:
 
     def _print(self, text: str) -> None:
         print(f"{self._what}: {text}", file=self._stream or sys.stderr, flush=True)
+
+
+_STEP = re.compile(r".+: \w+ \d+/\d+, \S+ s each, .+ left")
+
+
+def is_step_line(line: str) -> bool:
+    """Whether a line of a log is a :class:`Progress`'s."""
+    return _STEP.match(line) is not None
 
 
 def duration(seconds: float) -> str:

@@ -6,15 +6,17 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from iapo.artifacts.run_record import Job, Plan
 from iapo.config.declared import declared_config
 from iapo.config.schema import load_config
 from iapo.jobs.gpu_lock import claim_gpus
+from iapo.jobs.job_log import OwnWarnings, error_text
 from iapo.jobs.preflight import check_job
 
 
@@ -33,9 +35,11 @@ def job(snakemake: Any) -> Iterator[Job]:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     path = Path(snakemake.log[0])
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", buffering=1) as log, _tee(log):
+    with _printing_into(path):
         # Only this project's own messages: libraries keep their levels.
-        logging.basicConfig(stream=sys.stderr, format="%(message)s")
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(OwnWarnings("%(message)s"))
+        logging.basicConfig(handlers=[handler])
         logging.getLogger("iapo").setLevel(logging.INFO)
         if snakemake.config.get("device") == "cuda":
             # Before anything imports torch, which looks at its GPUs once.
@@ -54,35 +58,28 @@ def job(snakemake: Any) -> Iterator[Job]:
 
 
 @contextmanager
-def _tee(log: TextIO) -> Iterator[None]:
-    """Copy what is printed to the log; an uncaught exception is printed by Python, so it is there too."""
-    terminal = sys.stderr
-    both = _Both(terminal, log)
-    with contextlib.redirect_stdout(both), contextlib.redirect_stderr(both):
+def _printing_into(path: Path) -> Iterator[None]:
+    """Send to a file what this process prints, and whatever it starts; the run shows what matters of it.
+
+    Raises:
+        SystemExit: where the body failed; the file says why.
+    """
+    kept = [os.dup(number) for number in (1, 2)]
+    # The file's own number too, not Python's streams alone: libraries and other processes print past these.
+    with path.open("w", buffering=1) as log:
         try:
-            yield
-        except BaseException:
-            import traceback
-
-            traceback.print_exc(file=log)
-            raise
-
-
-class _Both:
-    """A text stream that writes to two."""
-
-    def __init__(self, first: TextIO, second: TextIO) -> None:
-        self._streams = (first, second)
-        self.encoding = "utf-8"
-
-    def write(self, text: str) -> int:
-        for stream in self._streams:
-            stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        for stream in self._streams:
-            stream.flush()
-
-    def isatty(self) -> bool:
-        return False
+            for number in (1, 2):
+                os.dup2(log.fileno(), number)
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield
+        except KeyboardInterrupt:
+            log.write("interrupted\n")
+            raise SystemExit(130) from None
+        except Exception as error:
+            known = error_text(error)
+            log.write(f"{known}\n" if known else traceback.format_exc())
+            raise SystemExit(1) from error
+        finally:
+            for number, old in zip((1, 2), kept, strict=True):
+                os.dup2(old, number)
+                os.close(old)

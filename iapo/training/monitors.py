@@ -115,7 +115,7 @@ class Monitor:
             row: metrics of the step.
         """
         for line in self._add(row):
-            print(f"{self._what}: {line}", file=self._stream or sys.stderr, flush=True)
+            print(line, file=self._stream or sys.stderr, flush=True)
 
     def _add(self, row: Row) -> list[str]:
         """Add one step and return the lines about it."""
@@ -123,7 +123,8 @@ class Monitor:
         count = len(self._rows)
         current = {flag.name: flag for flag in flags(self._rows, self._config)}
         lines = [
-            f"warning: step {flag.step}: {name}: {flag.message}"
+            # What is warned of stands first, so that the run finds it in the job's log.
+            f"warning: {self._what}: step {flag.step}: {name}: {flag.message}"
             for name, flag in current.items()
             if name not in self._raised
         ]
@@ -131,7 +132,9 @@ class Monitor:
         cleared = [name for name, latest in self._raised.items() if count - latest >= self._config.window]
         for name in cleared:
             del self._raised[name]
-            lines.append(f"step {int(row['step'])}: no longer: {name} ({self._config.window} steps without it)")
+            lines.append(
+                f"{self._what}: step {int(row['step'])}: no longer: {name} ({self._config.window} steps without it)"
+            )
         return lines
 
 

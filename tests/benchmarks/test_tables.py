@@ -270,6 +270,33 @@ def test_latex_escapes_what_it_must(tmp_path: Path) -> None:
     assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".md", ".tex"}
 
 
+def test_tables_fit_a_terminal(folder: Path) -> None:
+    write_all(folder, CONFIG)
+    wide = {
+        path.stem
+        for path in (folder / "tables").glob("*.md")
+        for line in path.read_text().splitlines()
+        # A command is left in one line, to be copied.
+        if len(line) > 100 and "`python" not in line
+    }
+    # A published figure's source and scorer are sentences.
+    assert wide <= {"reported"}
+
+
+def test_a_wide_table_comes_in_parts_that_name_their_rows() -> None:
+    shown = pd.DataFrame({"method": ["iapo"], "against": ["trm"], **{f"column {i}": ["x" * 30] for i in range(3)}})
+    text = markdown(Table("t", shown, "word " * 40, shown, ["`" + "code " * 30 + "`"], keys=2))
+    first, second, caption, note = text.strip().split("\n\n")
+    assert first.splitlines() == [
+        "| method | against | column 0                       | column 1                       |",
+        "| ------ | ------- | ------------------------------ | ------------------------------ |",
+        f"| iapo   | trm     | {'x' * 30} | {'x' * 30} |",
+    ]
+    assert second.splitlines()[0] == "| method | against | column 2                       |"
+    assert max(map(len, caption.splitlines())) <= 100 and caption.split() == ["word"] * 40
+    assert note == "`" + "code " * 30 + "`"
+
+
 def test_an_ablation_changes_one_setting(folder: Path) -> None:
     config = replace(CONFIG, ablations=AblationConfig(grid={"alignment.weight": (0.1, 2.0)}))
     assert list(config.ablated) == ["alignment_weight_0p1", "alignment_weight_2p0"]

@@ -142,11 +142,11 @@ COMES_AND_GOES = run((WINDOW, {}), (20, COLLAPSED), (40, {}), (20, COLLAPSED))
 def test_one_line_when_a_flag_appears_and_one_when_it_is_gone() -> None:
     first, gone, again = printed(COMES_AND_GOES)
     assert first.startswith(
-        "train iapo seed 1: warning: step 20: tool use collapsed: 10 % of rollouts call a tool, 80 %"
+        "warning: train iapo seed 1: step 20: tool use collapsed: 10 % of rollouts call a tool, 80 %"
     )
     # From step 35 on enough of the last ten steps are healthy again; a window later the flag is gone.
     assert gone == "train iapo seed 1: step 44: no longer: tool use collapsed (10 steps without it)"
-    assert again.startswith("train iapo seed 1: warning: step 76: tool use collapsed")
+    assert again.startswith("warning: train iapo seed 1: step 76: tool use collapsed")
 
 
 def test_a_flag_at_its_limit_does_not_fill_the_log() -> None:
@@ -168,7 +168,7 @@ def test_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     for row in run((WINDOW, {"completions/clipped_ratio": 0.5})):
         monitor.update(row)
     captured = capsys.readouterr()
-    assert captured.out == "" and captured.err.startswith("train: warning: step 10: completions truncated")
+    assert captured.out == "" and captured.err.startswith("warning: train: step 10: completions truncated")
 
 
 def test_no_torch_is_needed() -> None:

@@ -28,7 +28,7 @@ def train(student: Path, cache: Path, data: Path, output: Path, steps: int) -> N
     )  # fmt: skip
     trainer.train()
     for row in trainer.state.log_history[:steps]:
-        right, penalty = row["rewards/outcome_reward/mean"], -row["rewards/alignment_reward/mean"]
+        right, penalty = row["rewards/outcome_reward/mean"], 0.0 - row["rewards/alignment_reward/mean"]
         print(f"step {row['step']}: reward {row['reward']:.3f} = {right:.3f} right - 0.5 * {penalty:.3f} penalty")
     iapo.save_model(trainer.policy, processor, output / "model")
     print(f"saved: {output / 'model'}")

@@ -47,6 +47,16 @@ def test_no_estimate_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments", [[], ["--configfile"], ["--gpus", "2"]])
+def test_without_a_config_file_one_line_says_what_to_write(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err == (
+        "error: found no config file, expected --configfile config/paper.yaml, or more files\n"
+    )
+
+
 def test_the_guide_has_today_s_costs_and_no_other_page_has_any() -> None:
     assert guide(GUIDE.read_text()) == GUIDE.read_text()
     for page in (GUIDE.parents[1] / "README.md", *GUIDE.parent.glob("*.md")):

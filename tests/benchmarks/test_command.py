@@ -82,7 +82,7 @@ def test_a_saved_policy_is_evaluated_on_every_set_unless_one_is_named(tmp_path: 
 
 @pytest.mark.parametrize("asked", ["eval", "eval nowhere", "eval --tasks iapo"])
 def test_eval_without_a_policy_says_what_to_write(asked: str) -> None:
-    with pytest.raises(SystemExit, match="expected a folder with its config.json: iapo eval results/mini/train"):
+    with pytest.raises(SystemExit, match=r"expected a folder with its config\.json: iapo eval results/mini/train"):
         commands(asked.split())
 
 
@@ -116,7 +116,7 @@ def test_a_command_that_fails_ends_the_line(tmp_path: Path, monkeypatch: pytest.
     assert failed.value.code == 3
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(
-        SystemExit, match="error: found no .*/snakemake, expected the clone's environment: `make table`"
+        SystemExit, match=r"error: found no .*/snakemake, expected the clone's environment: `make table`"
     ):
         command.start(["snakemake", "-n"], last=True)
 

@@ -31,6 +31,14 @@ SHARDED, VLLM = {"processes": 2, "strategy": "fsdp2"}, {"rollouts": "vllm_coloca
     [
         ({"train": {"stpes": 3}}, "train.stpes: unknown key; did you mean 'steps'?"),
         ({"teacher": {"model": {"hiden_size": 3}}}, "teacher.model.hiden_size: unknown key; did you mean"),
+        ({"seeds": 0}, "seeds: found 0, expected a list: write [0] (config/README.md)"),
+        ({"model": {}}, "model: unknown key; did you mean 'student.model' or 'teacher.model'"),
+        (
+            {"student": {"model": "Qwen"}},
+            "student.model: found 'Qwen', expected a section: write {KEY: ...} with any of",
+        ),
+        ({"data": {"refocus": 3}}, "data.refocus: found 3, expected a section: write {KEY: ...} with any of source"),
+        ({"variants": {"x": 3}}, "variants.x: found 3, expected a section: write {KEY: ...} with any of method"),
         ({"train": {"loss_type": "x"}}, "train.loss_type: found 'x'; input should be 'grpo'"),
         ({"train": {"steps": 0}}, "train.steps: found 0"),
         ({"seeds": [1, 1]}, "seeds: found [1, 1]"),

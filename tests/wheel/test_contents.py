@@ -3,6 +3,7 @@
 import ast
 import email
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -76,6 +77,14 @@ def _modules(node: ast.AST) -> list[str]:
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+
+
+def test_the_page_names_the_oldest_versions(wheel: Path) -> None:
+    page = (ROOT / "docs/own_trainer.md").read_text()
+    told = dict(re.findall(r"^\| (torch|transformers|trl) \| ([\d.]+) \|", page, flags=re.MULTILINE))
+    oldest = {name: re.findall(r">=([\d.]+)", pin)[0] for name, pin in needs(wheel).items() if name in told}
+    assert len(told) == 3 and told == oldest
+    assert needs(wheel)["trl"] == str(Requirement("trl>=1.10,!=1.15.0,<2").specifier)
 
 
 def test_its_version_is_the_package_s(wheel: Path) -> None:

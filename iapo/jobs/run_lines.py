@@ -21,8 +21,7 @@ PHRASES = {
     "informative_teacher": "ask/asked whether the teacher is informative",
     "make_ablations": "make/made the ablations' table",
     "make_tables": "make/made tables and figures",
-    "measure_condition": "measure/measured what policies do",
-    "measure_condition_untrained": "measure/measured what untrained policies do",
+    "measure_condition": "measure/measured a condition's policies",
     "mechanism_report": "write/wrote the page of the study",
     "perf": "time/timed steps and attribution",
     "sample_student": "sample/sampled calls of student {start} ({stage})",
@@ -41,8 +40,8 @@ PHRASES = {
 
 
 def kind_of(rule: str) -> str:
-    """The rule's name without the seeds or starts that its jobs are batches of: jobs of a kind take alike."""
-    return re.sub(r"(_\d+)+$", "", rule)
+    """The rule's name without the seeds, starts or condition that it was made for: jobs of a kind take alike."""
+    return re.sub(r"(_\d+)+$|(?<=^measure_condition)_.+", "", rule)
 
 
 def in_words(rule: str, wildcards: Mapping[str, str], *, done: bool) -> str:
@@ -60,6 +59,8 @@ def in_words(rule: str, wildcards: Mapping[str, str], *, done: bool) -> str:
 
 
 def _batch(suffix: str, kind: str) -> str:
+    if kind == "measure_condition":
+        return f" ({suffix.removeprefix('_')})"
     numbers = suffix.split("_")[1:]
     if not numbers or kind not in ("train_policy", "evaluate_policy", "evaluate_policy_off_the_shelf"):
         return ""

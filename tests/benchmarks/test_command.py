@@ -30,14 +30,16 @@ def lines(text: str) -> list[str]:
         (
             "table --config seeds=[0] --cores 4",
             [
-                "snakemake results/table.csv results/mini/view.html results/mini/view_training.html --cores all "
+                "snakemake results/table.csv results/mini/view.html results/mini/view_training.html "
+                "results/mini/cards.run.json --cores all "
                 "--config 'seeds=[0]' --cores 4"
             ],
         ),
         (
             "table --profile smoke",
             [
-                "snakemake results/table.csv results/smoke/view.html results/smoke/view_training.html --cores all "
+                "snakemake results/table.csv results/smoke/view.html results/smoke/view_training.html "
+                "results/smoke/cards.run.json --cores all "
                 "--configfile config/smoke.yaml"
             ],
         ),
@@ -55,6 +57,7 @@ def lines(text: str) -> list[str]:
         ("status --profile smoke", ["python -m benchmarks.status --configfile config/smoke.yaml"]),
         ("view results/mini --training", ["python -m benchmarks.viewer results/mini --training"]),
         ("explain a.csv method=iapo accuracy", ["python -m benchmarks.explain_cell a.csv method=iapo accuracy"]),
+        ("new-reward short_calls", ["python -m baselines.new_reward short_calls"]),
         ("estimate --help", ["python -m baselines.estimate --help"]),
         ("gpu-check --tiny", ["python -m benchmarks.gpu_check --tiny"]),
     ],

@@ -88,7 +88,7 @@ OTHERS: Mapping[str, tuple[str, Callable[[Words], list[Words]]]] = {
     "view": ("a page of every answer: iapo view results/mini", _module("benchmarks.viewer")),
     "eval": ("accuracies of a saved policy: iapo eval DIR", _eval),
     "explain": ("the files and runs behind a table's cell", _module("benchmarks.explain_cell")),
-    "new-reward": ("the file and the test of a reward of one's own: iapo new-reward NAME", _module("baselines.new_reward")),
+    "new-reward": ("a reward of one's own and its test: iapo new-reward NAME", _module("baselines.new_reward")),
     "estimate": ("memory, time and disk of a run", _module("baselines.estimate")),
     "gpu-check": ("what one GPU can show in ten minutes", _module("benchmarks.gpu_check")),
 }

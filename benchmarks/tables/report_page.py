@@ -65,7 +65,7 @@ def _with_links(shown: pd.DataFrame, sets: Sequence[str], evaluated: Collection[
         for row, method in shown["method"].items():
             if method in evaluated and shown.at[row, column] != NOTHING:
                 address = urlencode({**asked, "of": method})
-                linked.at[row, column] = f'<a href="view.html#{address}">{linked.at[row, column]}</a>'
+                linked.at[row, column] = f'<a href="view.html#{address}">{escape(str(shown.at[row, column]))}</a>'
     return linked
 
 

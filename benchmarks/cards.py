@@ -11,6 +11,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from tabulate import tabulate
 
+from benchmarks.tables.render import percent
 from iapo.artifacts.files import atomic_write
 
 _CODE_LICENCE = "apache-2.0"
@@ -149,9 +150,9 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     shown = [
         (
             row["set"],
-            _percent(row["own"]),
-            _percent(row["accuracy"]),
-            f"{_percent(row['ci_low'])} to {_percent(row['ci_high'])}",
+            percent(row["own"]),
+            percent(row["accuracy"]),
+            f"{percent(row['ci_low'])} to {percent(row['ci_high'])}",
             row["n_items"],
         )
         for row in rows
@@ -159,10 +160,6 @@ def _results(rows: Sequence[Mapping[str, Any]]) -> str:
     runs = rows[0]["n_seeds"]
     headers = ("test set", "this policy", f"mean of its {runs} runs", "95 % interval", "questions")
     return "Accuracy in percent, greedy decoding.\n\n" + _table(headers, shown)
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None or pd.isna(value) else f"{100 * value:.1f}"
 
 
 def _origin(policy: TrainedPolicy) -> list[tuple[str, str]]:

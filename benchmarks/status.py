@@ -6,7 +6,6 @@ Options are Snakemake's, whose ``--summary`` this counts: ``--configfile config/
 from __future__ import annotations
 
 import csv
-import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,8 @@ from pathlib import Path
 
 from filelock import lock_descriptor
 from tabulate import tabulate
+
+from iapo.jobs.run_lines import kind_of
 
 TABLE = "results/table.csv"
 
@@ -34,8 +35,8 @@ def status_text(rows: Sequence[Row], holders: Mapping[str, str]) -> str:
         rows: of the summary, in the order in which Snakemake names them, the table first.
         holders: results folder → process that holds it.
     """
-    rules = list(dict.fromkeys(_rule(row) for row in reversed(rows)))
-    counted = [(rule, *_counts([row for row in rows if _rule(row) == rule])) for rule in rules]
+    rules = list(dict.fromkeys(kind_of(row["rule"]) for row in reversed(rows)))
+    counted = [(rule, *_counts([row for row in rows if kind_of(row["rule"]) == rule])) for rule in rules]
     there, left = _counts(rows)
     lines = [
         tabulate(counted, headers=("rule", "files there", "to be made")),
@@ -44,11 +45,6 @@ def status_text(rows: Sequence[Row], holders: Mapping[str, str]) -> str:
         *(f"{folder} is in use by process {holder}" for folder, holder in holders.items()),
     ]
     return "\n".join(lines if holders else [*lines, "no run holds a folder of results"])
-
-
-def _rule(row: Row) -> str:
-    """Return the name of a rule without the seeds that one job of it makes side by side."""
-    return re.sub(r"(_\d+)+$", "", row["rule"])
 
 
 def _counts(rows: Sequence[Row]) -> tuple[int, int]:

@@ -82,7 +82,7 @@ class TrainConfig:
     """Steps between resumable checkpoints."""
     report_to: Annotated[Tracker | None, RERUNS_NOTHING] = None
     """Also send each step's metrics to Trackio, Weights & Biases or TensorBoard, for every training of the run; nothing
-    leaves the machine unless the tracker is told so (docs/tracking.md). null sends none."""
+    leaves the machine unless the tracker is told so (docs/track_and_share.md). null sends none."""
     dev_every: Annotated[int, Field(ge=0)] = 0
     """Steps between greedy answers to questions of the dev split, whose accuracy is kept in `metrics.csv`; the first
     are before step 1, the last after the last step. 0 asks none."""

@@ -51,6 +51,13 @@ def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
     assert dead == []
 
 
+def test_code_and_settings_name_only_pages_that_exist() -> None:
+    folders = ("iapo", "baselines", "benchmarks", "workflow", "config")
+    files = [path for name in folders for kind in ("py", "smk", "yaml") for path in (ROOT / name).rglob(f"*.{kind}")]
+    named = {page for path in files for page in re.findall(r"\bdocs/\w+\.(?:md|py)\b", path.read_text())}
+    assert len(named) > 5 and [page for page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
 def test_the_list_of_pages_has_each_page_once() -> None:
     listed = re.findall(r"^- \[[^]]+\]\(([^)]+)\)", (DOCS / "README.md").read_text(), flags=re.MULTILINE)
     on_disk = [path.name for path in DOCS.glob("*.md") if path.name != "README.md"]

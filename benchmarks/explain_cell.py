@@ -68,7 +68,7 @@ def explain_cell(path: Path, wanted: Mapping[str, str], column: str) -> str:
     name = path.stem
     if name not in _TABLES or not path.exists():
         raise ExplainError(
-            f"found no {path} that can be explained; write results/<profile>/tables/NAME.csv with NAME one of "
+            f"found no table {path} that can be explained; write results/<profile>/tables/NAME.csv with NAME one of "
             f"{', '.join(_TABLES)}: the cells of results/table.csv are of main"
         )
     written = pd.read_csv(path, keep_default_na=False)

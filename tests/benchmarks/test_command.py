@@ -109,7 +109,9 @@ def test_the_command_is_printed_and_becomes_the_process() -> None:
     )  # fmt: skip
     told, error = done.stderr.splitlines()
     assert told == "+ python -m benchmarks.explain_cell results/table.csv method=iapo accuracy"
-    assert error.startswith("error: found no results/table.csv that can be explained; write results/<profile>/tables/")
+    assert error.startswith(
+        "error: found no table results/table.csv that can be explained; write results/<profile>/tables/"
+    )
     assert "the cells of results/table.csv are of main" in error and done.returncode == 1
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from baselines import METHODS
 from baselines.run import TrainingJob, run_job
@@ -68,6 +69,8 @@ def test_a_tracked_training_is_the_same_run_and_each_seed_is_a_run_of_the_tracke
         weights = [sha256_file(folder / f"model{seed}/model.safetensors") for folder in (plain, told)]
         assert weights[0] == weights[1] != sha256_file(tmp_path / "start/model.safetensors")
     assert not (plain / "tracking").exists()
+    # Its own process writes the files, and may still do so when a run has ended here; it ends with ours.
+    wandb.teardown()
     files = [file.read_bytes() for file in sorted((told / "tracking/wandb").glob("offline-run-*/*.wandb"))]
     assert len(files) == 2
     for seed, content in enumerate(files):

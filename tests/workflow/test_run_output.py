@@ -77,6 +77,8 @@ def start(folder: Path, *arguments: str, does: str = "") -> subprocess.Popen[str
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # A shell that starts the tests in its background has it ignored, and whatever they start would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

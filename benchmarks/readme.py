@@ -75,8 +75,13 @@ def take(run: Path, reference: Path = REFERENCE.parent) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         text = source.read_text()
         with atomic_write(target) as tmp:
-            # A study's page is one half of a longer page; alone its headings begin a level higher.
-            tmp.write_text(re.sub("^##", "#", text, flags=re.MULTILINE) if source.name == Path(STUDY).name else text)
+            tmp.write_text(_alone(text) if source.name == Path(STUDY).name else text)
+
+
+def _alone(page: str) -> str:
+    """Return a study's page, half of a longer one, by itself: headings a level higher, pictures left with the run."""
+    without_pictures = re.sub(r"^!\[.*\n\n?", "", page, flags=re.MULTILINE)
+    return re.sub("^##", "#", without_pictures, flags=re.MULTILINE)
 
 
 def with_results(text: str, main: pd.DataFrame, contrasts: pd.DataFrame) -> str:
@@ -111,9 +116,7 @@ def quoted(reference: Path) -> str:
     """Return a checked-in page as part of another one: its headings two levels deeper, and that there is none if so."""
     if not reference.exists():
         return "No finished run is checked in yet."
-    # Pictures stay with the run.
-    text = re.sub(r"^!\[.*\n\n?", "", reference.read_text().strip(), flags=re.MULTILINE)
-    return re.sub("^#", "###", text, flags=re.MULTILINE)
+    return re.sub("^#", "###", reference.read_text().strip(), flags=re.MULTILINE)
 
 
 def pages(reference: Path = REFERENCE) -> dict[Path, str]:

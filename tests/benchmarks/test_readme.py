@@ -110,6 +110,8 @@ def test_a_study_s_page_is_taken_and_shown_below_a_heading(tmp_path: Path) -> No
     page.parent.mkdir(parents=True)
     page.write_text("## Sparse\n\n![curves](page.png)\n\n### Answers\nNone # yet.\n")
     take(tmp_path / "sparse", tmp_path / "reference")
+    # The picture is not checked in, and a page that asks for it is a dead link.
+    assert "page.png" not in (tmp_path / "reference/sparse.md").read_text()
     assert quoted(tmp_path / "reference/sparse.md") == "### Sparse\n\n#### Answers\nNone # yet."
 
 

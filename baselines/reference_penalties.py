@@ -25,7 +25,7 @@ def _penalty(name: str, summary: str, penalty: RewardFunction) -> Method:
 REFERENCE_PENALTIES = (
     _penalty(
         "planted_penalty",
-        "1 for no call or a failed one, 1/2 for one on the wrong label: what a perfect penalty would do",
+        "1 for no call or a malformed one, 1/2 for one that is not right: what a perfect penalty would do",
         wrong_call_penalty,
     ),
     _penalty(

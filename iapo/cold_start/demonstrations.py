@@ -25,6 +25,9 @@ from iapo.types import Box, Example, Family, FigureKind, ToolCall
 
 MODES = ("mask", "draw", "highlight")
 
+_UNKNOWN_MODE = "zoom"
+"""No tool edits so, but it is what a model might expect."""
+
 
 @dataclass(frozen=True)
 class Demonstration:
@@ -90,6 +93,8 @@ class Demonstrator:
         modes = [mode for mode in MODES if f"focus_on_{family}_with_{mode}" in TOOLS]
         weights = [self._config.mode_weights[MODES.index(mode)] for mode in modes]
         mode = rng.choices(modes, weights)[0]
+        if rng.random() >= self._config.known_tool_rate:
+            mode = _UNKNOWN_MODE
         return ToolCall(f"focus_on_{family}_with_{mode}", example.focus_labels)
 
 

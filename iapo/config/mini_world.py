@@ -75,6 +75,8 @@ class DemonstrationConfig:
     """Of the wrongly labelled calls: share that name the first label listed; the rest are random."""
     mode_weights: tuple[float, float, float] = (0.2, 0.35, 0.45)
     """Relative frequency of mask, draw and highlight."""
+    known_tool_rate: Rate = 1.0
+    """Of the calls: share to a tool that exists; the others want to zoom, for which there is none, and fail."""
     hint_rate: Rate = 0.0
     """Shortcut world: share whose hint names the label that is called, whatever is asked; else any label."""
     thought: bool = False

@@ -91,19 +91,19 @@ def wrong_call_penalty(
     call_status: Sequence[CallStatus],
     **_: object,
 ) -> list[float]:
-    """Return 0 for an executed call that names exactly the annotated labels, -1/2 for another executed call, else -1.
+    """Return 0 for an executed call that names exactly the annotated labels, -1/2 for another call, -1 for none.
 
-    This control uses the annotation: it shows what a penalty could achieve that knows how far a call is from the right
-    one, as a teacher's attribution should. Not calling is penalised too; otherwise a policy under this penalty alone
-    would stop calling.
+    This control uses the annotation: it shows what a penalty could achieve that knows how far a rollout is from the
+    right call, as a teacher's attribution should. Half of the way is to call at all, whatever becomes of the call; one
+    that does not parse is none.
 
     Args:
         completions: [B] messages of each rollout.
         focus_labels: [B] annotated labels.
-        call_status: [B] what became of the tool turn; a call to a tool of another label family fails.
+        call_status: [B] what became of the tool turn.
     """
     return [
-        0.0 - (0.5 if status == "executed" else 1.0) * (not _right(messages, labels, status))
+        0.0 - (0.5 if status in ("executed", "failed") else 1.0) * (not _right(messages, labels, status))
         for messages, labels, status in zip(completions, focus_labels, call_status, strict=True)
     ]
 

@@ -104,7 +104,7 @@ def test_exact_match_wants_the_annotated_labels_and_a_call_that_ran() -> None:
     labels = [["b", "a"]] * 4 + [[]]
     # Without an annotation no rollout is right or wrong.
     assert exact_match_reward(completions, labels, status) == [1.0, 0.0, 0.0, 0.0, None]
-    assert wrong_call_penalty(completions[:4], labels[:4], status[:4]) == [0.0, -0.5, -1.0, -1.0]
+    assert wrong_call_penalty(completions[:4], labels[:4], status[:4]) == [0.0, -0.5, -0.5, -1.0]
 
 
 def test_a_missing_verdict_is_no_fault_of_the_rollout() -> None:

@@ -15,6 +15,7 @@ from iapo.cold_start.stages import teach_habit
 from iapo.config.mini_world import DemonstrationConfig, HabitConfig
 from iapo.data.store import read_split
 from iapo.rollout.call_sampling import SampledCall
+from iapo.tools.parsing import parse_turn
 from iapo.types import Example
 
 HABIT: dict[str, Any] = {"tool_rate": 1.0, "right_family_rate": 1.0, "first_label_rate": 1.0}
@@ -40,6 +41,16 @@ def misread(examples: list[Example]) -> Counter[tuple[int, int]]:
 def test_a_wrong_call_names_the_first_label_and_no_demonstration_asks_for_that(examples: list[Example]) -> None:
     found = misread(examples)
     assert {called for _, called in found} == {0} and 0 not in {asked for asked, _ in found}
+
+
+@pytest.mark.parametrize("known", [0.0, 0.3, 1.0])
+def test_of_the_calls_a_share_is_to_a_tool_that_exists(examples: list[Example], known: float) -> None:
+    demonstrator = Demonstrator(examples, DemonstrationConfig(**HABIT, known_tool_rate=known), seed=3)
+    turns = [demonstrator(index).messages[1:3] for index in range(200)]
+    read = [parse_turn(str(call["content"])).error is None for call, _ in turns]
+    assert sum(read) / len(read) == pytest.approx(known, abs=0.1)
+    # A call to no tool fails and leaves the figure as it is; any other shows an edited one.
+    assert read == [isinstance(reply["content"], list) for _, reply in turns]
 
 
 def test_rates_count_every_turn_and_every_prompt() -> None:

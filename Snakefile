@@ -25,7 +25,10 @@ include: "workflow/rules/mechanism.smk"
 
 if workflow.is_main_process:
     keep_facts()
-    restore_metadata(RESULTS)
+    try:
+        restore_metadata(RESULTS)
+    except RecordError as error:
+        sys.exit(f"error: {error}")
 
 
 rule all:

@@ -210,6 +210,7 @@ RUN_RECORD: Mapping[str, str] = {
     "lock": "SHA-256 of `requirements.lock`, the packages that were to be installed.",
     "command": "Command line of the process.",
     "inputs": "Each input file, with its SHA-256.",
+    "outputs": "Each output file, by its path from the record's folder, with its SHA-256 and bytes.",
     "seeds": "Every seed used, by what it seeds.",
     "facts": "Figures worth keeping with the artefact.",
     "threads": "CPU threads of the job.",
@@ -218,6 +219,7 @@ RUN_RECORD: Mapping[str, str] = {
     "config": "The run's whole configuration.",
     "plan": "What Snakemake planned the job by: rule, outputs, params, declared settings, digest of the code.",
     "settings_read": "Settings that the job has read.",
+    "record_sha256": "Digest of the record's other keys, by which it is known to be as it was written.",
 }
 """Key of a ``.run.json`` → meaning."""
 

@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from iapo.artifacts.code_digest import ROOT
-from iapo.artifacts.files import atomic_write, sha256_file
+from iapo.artifacts.file_facts import FileFacts, facts_of
+from iapo.artifacts.files import atomic_write, digest, sha256_file
 from iapo.artifacts.secrets import redacted
 from iapo.config.declared import READ
 from iapo.config.schema import Config
@@ -37,6 +38,15 @@ _PACKAGES = [
     "pyarrow",
     "pillow",
 ]
+
+
+RECORD_SUFFIX = ".run.json"
+
+_OWN_DIGEST = "record_sha256"
+
+
+class RecordError(RuntimeError):
+    """A run record that is not as it was written; the message names it and says what to do."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +81,22 @@ class Job:
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
-    def write_record(self, path: Path, *, inputs: Mapping[str, Path], seeds: Mapping[str, int], **facts: Any) -> None:
-        """Write the run record of an artefact. A job that makes several times each from the one before.
+    def write_record(
+        self,
+        path: Path,
+        *,
+        inputs: Mapping[str, Path],
+        seeds: Mapping[str, int],
+        more_outputs: Mapping[str, FileFacts] | None = None,
+        **facts: Any,
+    ) -> None:
+        """Write the run record of an artefact that is whole. A job that makes several times each from the one before.
 
         Args:
             path: of the record, beside the artefact.
             inputs: name → file that the artefact was made from; recorded with its sha256.
             seeds: every seed used, by what it seeds.
+            more_outputs: path below the record's folder → what is known already of files that no rule declares.
             facts: figures worth keeping with the artefact.
         """
         record = {
@@ -87,6 +106,7 @@ class Job:
             **_code_state(),
             "command": sys.argv,
             "inputs": {name: {"path": str(file), "sha256": sha256_file(file)} for name, file in inputs.items()},
+            "outputs": _outputs(path, self._plan.outputs) | dict(more_outputs or {}),
             "seeds": dict(seeds),
             "facts": facts,
             "threads": self._plan.threads,
@@ -96,10 +116,48 @@ class Job:
             "plan": asdict(self._plan),
             "settings_read": sorted(READ),
         }
+        written = json.loads(redacted(json.dumps(record, default=str)))
         with atomic_write(path) as tmp:
-            tmp.write_text(redacted(json.dumps(record, indent=1, default=str)) + "\n")
+            tmp.write_text(json.dumps({**written, _OWN_DIGEST: _digest(written)}, indent=1) + "\n")
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a run record, and check it against its own digest; one of older code has none.
+
+    Raises:
+        RecordError: if it is not as it was written.
+    """
+    advice = "bring it back from a copy, or remove it and the outputs beside it, and the same command makes them again"
+    try:
+        record: dict[str, Any] = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise RecordError(f"{path}: expected a run record, found no JSON of one ({error}); {advice}") from None
+    expected = record.pop(_OWN_DIGEST, None)
+    if expected not in (None, _digest(record)):
+        raise RecordError(f"{path}: expected the run record as it was written, found another text; {advice}")
+    return record
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return digest(json.dumps(record).encode())
+
+
+def _outputs(record: Path, declared: Sequence[str]) -> dict[str, FileFacts]:
+    """Return what is known of the files that a record stands beside, by their path from the record's folder.
+
+    Args:
+        record: ``<name>.run.json``; all files of the folder ``<name>`` are outputs, where there is one.
+        declared: all outputs of the job. Where it leaves several records, those in a record's own folder are its.
+    """
+    files = [Path(output) for output in declared if not output.endswith(RECORD_SUFFIX)]
+    if len(declared) - len(files) > 1:
+        files = [file for file in files if file.is_relative_to(record.parent)]
+    folder = record.with_name(record.name.removesuffix(RECORD_SUFFIX))
+    files += [file for file in folder.rglob("*") if not file.name.startswith(".")]
+    # Snakemake says itself which declared file is missing.
+    return {os.path.relpath(file, record.parent): facts_of(file) for file in sorted({*files}) if file.is_file()}
 
 
 def _code_state() -> dict[str, Any]:

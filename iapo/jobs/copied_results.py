@@ -7,11 +7,13 @@ they are given back before anything is planned.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 from snakemake.persistence.file import FilePersistence
+
+from iapo.artifacts.run_record import RECORD_SUFFIX, read_record
 
 
 def restore_metadata(results: Path, snakemake: Path = Path(".snakemake")) -> int:
@@ -23,11 +25,14 @@ def restore_metadata(results: Path, snakemake: Path = Path(".snakemake")) -> int
 
     Returns:
         How many files' params were given back.
+
+    Raises:
+        RecordError: for the first run record that is not as it was written.
     """
     store = FilePersistence(nolock=True, path=snakemake)
     restored = 0
-    for path in sorted(results.rglob("*.run.json")):
-        plan = json.loads(path.read_text()).get("plan")
+    for path in sorted(results.rglob(f"*{RECORD_SUFFIX}")):
+        plan: Any = read_record(path).get("plan")
         for output in plan["outputs"] if plan else []:
             if Path(output).exists() and store._read_record(output) is None:
                 record = MetadataRecord(

@@ -18,11 +18,14 @@ from iapo.config.schema import load_config
 from iapo.jobs.gpu_lock import claim_gpus
 from iapo.jobs.job_log import OwnWarnings, error_text
 from iapo.jobs.preflight import check_job
+from iapo.jobs.recorded_inputs import check_inputs
 
 
 @contextmanager
 def job(snakemake: Any) -> Iterator[Job]:
     """Run a workflow script's body with its log, its GPUs, and the settings that its rule declares.
+
+    What it reads is checked first against the run records of what made it.
 
     Args:
         snakemake: the object that Snakemake hands to a script. Its ``params.settings`` are from
@@ -46,6 +49,7 @@ def job(snakemake: Any) -> Iterator[Job]:
             claim_gpus(snakemake.resources.get("gpu", 0))
         config = load_config(snakemake.config)
         check_job(config, snakemake.resources.get("gpu", 0))
+        check_inputs(map(Path, snakemake.input))
         plan = Plan(
             rule=snakemake.rule,
             outputs=[str(path) for path in snakemake.output],

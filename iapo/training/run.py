@@ -29,7 +29,7 @@ from iapo.models.loading import load_model, save_model
 from iapo.models.weight_average import WeightAverage
 from iapo.rewards.dev_accuracy import dev_accuracy
 from iapo.rollout.environment import ENVIRONMENTS
-from iapo.training.checkpoints import last_checkpoint, metrics_file, step_of
+from iapo.training.checkpoints import last_checkpoint, metrics_file, seal, step_of
 from iapo.training.grpo_config import grpo_config, with_completion_length
 from iapo.training.monitors import Monitor
 from iapo.training.trainer import FigureTrainer, MetricsCallback, Sources
@@ -101,6 +101,7 @@ def train(
     trainer.finished_epochs = finished // max(1, len(prompts) // settings.groups_per_step)
     name = f"train {method.name} seed {seed}"
     average = _averaged(trainer, run_dir, finished, settings.average_last)
+    trainer.add_callback(_SealCallback(trainer, run_dir))
     with _followed(trainer, config, run_dir, finished, name, _DevQuestions(trainer, processor, settings, dev, name)):
         if finished < settings.steps or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
@@ -209,6 +210,18 @@ class _AverageCallback(TrainerCallback):
         # Before the checkpoint of the same step, which resuming needs it beside.
         if control.should_save:
             self._average.save(self._folder, state.global_step)
+
+
+class _SealCallback(TrainerCallback):
+    """Trainer callback that lists a checkpoint's files once every process has written its own."""
+
+    def __init__(self, trainer: FigureTrainer, run_dir: Path) -> None:
+        self._accelerator, self._run_dir = trainer.accelerator, run_dir
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        self._accelerator.wait_for_everyone()
+        if self._accelerator.is_main_process:
+            seal(self._run_dir, state.global_step)
 
 
 def _weights(trainer: FigureTrainer) -> Mapping[str, Tensor]:

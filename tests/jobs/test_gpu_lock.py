@@ -141,7 +141,7 @@ def test_a_job_of_the_workflow_claims_before_its_script_runs(
         "import os, sys; from types import SimpleNamespace; from iapo.jobs.workflow_job import job\n"
         "config = {'profile': 'test', 'device': sys.argv[1]}\n"
         "with job(SimpleNamespace(config=config, log=['log'], threads=1, resources={'gpu': 1},"
-        " rule='x', output=[], params={})):\n"
+        " rule='x', input=[], output=[], params={})):\n"
         "    assert 'torch' not in sys.modules\n"
         "    print('sees', os.environ['CUDA_VISIBLE_DEVICES'])\n"
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from iapo.artifacts.code_digest import ROOT
-from iapo.training.checkpoints import is_whole, metrics_file, step_of
+from iapo.training.checkpoints import damage_of, metrics_file, step_of
 
 HERE = Path(__file__).parent
 pytestmark = [
@@ -122,7 +122,9 @@ def rule_log(repository: Path, name: str) -> str:
 
 def saved(work: Path) -> int:
     """Steps of the last checkpoint that a run can go on from."""
-    return max((step_of(each) for each in (work / "checkpoints").glob("checkpoint-*") if is_whole(each)), default=0)
+    return max(
+        (step_of(each) for each in (work / "checkpoints").glob("checkpoint-*") if not damage_of(each)), default=0
+    )
 
 
 def state(job: str, slurm: dict[str, str]) -> str:

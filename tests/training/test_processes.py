@@ -1,5 +1,6 @@
 """One training run in two processes and in one: the same rollouts a step, whole groups, one policy at the end."""
 
+import json
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ def test_two_processes_train_one_policy(tmp_path: Path, tiny: tuple[Any, Any], d
     assert [row["step"] for row in rows] == [1, 2]
     # Of both processes: each saw one group of two rollouts.
     assert all(0 <= row["tools/call_rate"] <= 1 and row["seconds/step"] > 0 for row in rows)
+    # Each process's own state is listed with the checkpoint.
+    listed = json.loads((tmp_path / "work/checkpoints/checkpoint-2/files.json").read_text())["files"]
+    assert {f"checkpoints/checkpoint-2/rng_state_{rank}.pth" for rank in (0, 1)} < listed.keys()
     assert load_model(tmp_path / "out")[0].num_parameters() == tiny[0].num_parameters()
     # What is finished is not trained again.
     assert run_job(job) == rows

@@ -93,6 +93,18 @@ def test_a_folder_that_names_no_run_is_not_trusted(job: TrainingJob) -> None:
     assert not (job.run_dir / REUSED).exists()
 
 
+@pytest.mark.parametrize("content", [b"", b'{"method": "ia', b"\xff\xfe", b"[]", b"{}"])
+def test_a_damaged_identity_is_another_run(job: TrainingJob, content: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    (job.run_dir / "identity.json").write_bytes(content)
+    reset_run_dir(job)
+    assert {path.name for path in job.run_dir.iterdir()} == {".lock", "identity.json"}
+    assert "no run that identity.json describes" in caplog.text and "starts over" in caplog.text
+    leave_checkpoint(job)
+    reset_run_dir(job)
+    assert (job.run_dir / REUSED).exists()
+
+
 def test_what_a_finished_run_needs_no_more_is_deleted_and_its_figures_kept(tmp_path: Path) -> None:
     trial = tmp_path / "weight_0.5"
     for run in (tmp_path, trial):

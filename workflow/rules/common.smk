@@ -22,6 +22,7 @@ from iapo.jobs.preflight import (
     claim_results,
 )
 from iapo.artifacts.code_digest import code_of, keep_facts
+from iapo.artifacts.run_record import RecordError
 from iapo.config.declared import declare
 from iapo.hub.files import HubError
 from iapo.jobs.copied_results import restore_metadata

@@ -200,7 +200,8 @@ rule show_table:
     conda:
         "../envs/iapo.yaml"
     shell:
-        "(cp {input.csv} {output.csv} && cp {input.markdown} {output.markdown} && cat {output.markdown}) 2> {log}"
+        "({sys.executable} -m iapo.jobs.recorded_inputs {input}"
+        " && cp {input.csv} {output.csv} && cp {input.markdown} {output.markdown} && cat {output.markdown}) 2> {log}"
 
 
 if CONFIG.ablated:

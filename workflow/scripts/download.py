@@ -14,4 +14,4 @@ with job(snakemake) as run:
     params, marker = snakemake.params, Path(snakemake.output.marker)
     source = RepositoryConfig(**params.source)
     fetched = fetch(source, run.config.hub, files=params.files, kind=params.kind, into=marker.parent)
-    run.write_record(Path(snakemake.output.record), inputs={"fetched": marker}, seeds={}, files=fetched["files"])
+    run.write_record(Path(snakemake.output.record), inputs={"fetched": marker}, seeds={}, more_outputs=fetched["files"])

@@ -15,6 +15,7 @@ from typing import Any
 from iapo.artifacts.run_record import Job, Plan
 from iapo.config.declared import declared_config
 from iapo.config.schema import load_config
+from iapo.jobs.ending import end_when_asked, interrupted_line
 from iapo.jobs.gpu_lock import claim_gpus
 from iapo.jobs.job_log import OwnWarnings, error_text
 from iapo.jobs.preflight import check_job
@@ -36,6 +37,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     path = Path(snakemake.log[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     with _printing_into(path):
+        end_when_asked()
         # Only this project's own messages: libraries keep their levels.
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(OwnWarnings("%(message)s"))
@@ -72,8 +74,8 @@ def _printing_into(path: Path) -> Iterator[None]:
                 os.dup2(log.fileno(), number)
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 yield
-        except KeyboardInterrupt:
-            log.write("interrupted\n")
+        except KeyboardInterrupt as interrupt:
+            log.write(f"{interrupted_line(interrupt)}\n")
             raise SystemExit(130) from None
         except Exception as error:
             known = error_text(error)

@@ -55,19 +55,23 @@ class _Wish:
 _wish = _Wish()
 
 
-def end_when_asked() -> None:
-    """Let SIGTERM and SIGINT end this job as an interrupt, and so does the end of the process that started it."""
+def end_when_asked(without_starter: signal.Signals = signal.SIGTERM) -> None:
+    """Let SIGTERM and SIGINT end this process as an interrupt.
+
+    Args:
+        without_starter: what it gets when the process that started it is gone.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _wish.take)
     starter = os.environ.get(_STARTER)
     if starter:
-        _in_background(lambda: _end_after(int(starter)))
+        _in_background(lambda: _end_after(int(starter), without_starter))
 
 
-def _end_after(starter: int) -> None:
+def _end_after(starter: int, number: signal.Signals) -> None:
     while _lives(starter):
         time.sleep(_LOOK)
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
     # What computes outside of Python hears of no signal.
     time.sleep(GRACE + 2 * _SAME_WISH)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -118,7 +122,8 @@ def interrupted_line(interrupt: KeyboardInterrupt) -> str:
 @contextmanager
 def exit_when_asked() -> Iterator[None]:
     """Around a process that a job starts: an interrupt is one line and status 130."""
-    end_when_asked()
+    # At once: the lock of the folder that it writes to was its starter's, and the next run may hold it.
+    end_when_asked(without_starter=signal.SIGKILL)
     try:
         yield
     except KeyboardInterrupt as interrupt:

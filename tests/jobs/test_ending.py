@@ -19,12 +19,12 @@ from pathlib import Path
 import iapo.jobs.ending as ending
 ending.GRACE = float(os.environ.get("GRACE", "20"))
 """
-WAITS = PRELUDE + """
+WAITS = """
 with ending.exit_when_asked():
     print("ready", flush=True)
     time.sleep(60)
 """
-STEPS = PRELUDE + """
+STEPS = """
 with ending.exit_when_asked(), ending.steps() as steps:
     for step in range(1, 100):
         print("ready", flush=True)
@@ -35,7 +35,7 @@ with ending.exit_when_asked(), ending.steps() as steps:
             steps.saved = step
             break
 """
-STARTS = PRELUDE + """
+STARTS = """
 from iapo.jobs.launch import launch_alone
 with ending.exit_when_asked():
     launch_alone(sys.argv[1], Path("argument"))
@@ -66,7 +66,7 @@ class Started:
 
     def __call__(self, code: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start Python code, and wait until it or its child is ready."""
-        command = [sys.executable, "-c", code, *arguments]
+        command = [sys.executable, "-c", PRELUDE + code, *arguments]
         env = os.environ | {"PYTHONPATH": f"{ROOT}:{self.folder}"} | environment
         process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         self.all.append(process)
@@ -111,7 +111,7 @@ def test_a_second_signal_waits_for_no_step(started: Started) -> None:
 
 
 def test_what_a_job_has_started_ends_with_it(started: Started) -> None:
-    (started.folder / "child.py").write_text(WAITS)
+    (started.folder / "child.py").write_text(PRELUDE + WAITS)
     process = started(STARTS, "child")
     (child,) = psutil.Process(process.pid).children()
     process.terminate()
@@ -129,7 +129,7 @@ def test_a_child_that_does_not_end_is_killed_after_its_grace(started: Started) -
 
 
 def test_a_child_does_not_outlive_a_killed_job(started: Started) -> None:
-    (started.folder / "child.py").write_text(WAITS)
+    (started.folder / "child.py").write_text(PRELUDE + WAITS)
     process = started(STARTS, "child")
     (child,) = psutil.Process(process.pid).children()
     process.kill()

@@ -19,6 +19,8 @@ from types import FrameType
 
 import psutil
 
+from iapo.jobs.job_log import error_text
+
 GRACE = 20.0
 """Seconds in which a step may end and be saved. Slurm and most others kill what is left after 30."""
 
@@ -121,7 +123,7 @@ def interrupted_line(interrupt: KeyboardInterrupt) -> str:
 
 @contextmanager
 def exit_when_asked() -> Iterator[None]:
-    """Around a process that a job starts: an interrupt is one line and status 130."""
+    """Around a process that a job starts: an interrupt is one line and status 130, and so is a known error."""
     # At once: the lock of the folder that it writes to was its starter's, and the next run may hold it.
     end_when_asked(without_starter=signal.SIGKILL)
     try:
@@ -129,6 +131,12 @@ def exit_when_asked() -> Iterator[None]:
     except KeyboardInterrupt as interrupt:
         print(interrupted_line(interrupt), file=sys.stderr)
         raise SystemExit(130) from None
+    except Exception as error:
+        known = error_text(error)
+        if known is None:
+            raise
+        print(known, file=sys.stderr)
+        raise SystemExit(1) from error
 
 
 def starter_environment() -> dict[str, str]:

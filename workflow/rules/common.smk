@@ -30,13 +30,20 @@ from iapo.artifacts.code_digest import code_of, keep_facts
 from iapo.config.declared import declare
 from iapo.hub.files import HubError
 from iapo.jobs.copied_results import restore_metadata
-from iapo.jobs.places import check_clone, quote_interpreter, use_writable_caches
+from iapo.jobs.places import (
+    check_clone,
+    quote_interpreter,
+    use_utf8,
+    use_writable_caches,
+)
+from iapo.jobs.room import check_room
 from iapo.types import TEST_SETS
 
 quote_interpreter()
 name_as_starter()
 shell.prefix(silent_imports())
 use_writable_caches(Path())
+use_utf8()
 
 try:
     check_clone(Path())
@@ -108,6 +115,7 @@ def check_machine() -> None:
 
 
 onstart:
+    check_room(RESULTS)
     claim_results(RESULTS)
     check_machine()
     # A cluster's jobs are not below this process; Snakemake cancels them.

@@ -76,7 +76,8 @@ def test_jobs_ask_no_hub() -> None:
     # Downloads, servers that a setting names, what the estimate and the rehearsal need of either; the text of a card.
     assert asking <= {
         ("iapo", "hub"), ("iapo", "rewards"), ("iapo", "jobs"), ("iapo", "artifacts"), ("benchmarks", "rehearsal"),
-        ("benchmarks", "api_model.py"), ("benchmarks", "released.py"), ("benchmarks", "released_prompt.py"), ("benchmarks", "cards.py"),
+        ("benchmarks", "api_model.py"), ("benchmarks", "released.py"),
+        ("benchmarks", "released_prompt.py"), ("benchmarks", "cards.py"),
     }  # fmt: skip
 
 

@@ -14,13 +14,14 @@ HF_HOME ?= $(XDG_CACHE_HOME)/huggingface
 export HF_HOME
 endif
 
-.PHONY: table test slurm_test stale_test wheel_test smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward gpu_check gpu_wheels readme docs lint lock config help
+.PHONY: table test slurm_test stale_test wheel_test faults smoke rehearsal ablations report audit mechanism mechanism_quick sparse try_reward gpu_check gpu_wheels readme docs lint lock config help
 help:
 	@echo "make table   results/table.csv with the default profile, mini, and a page to look at its rollouts"
 	@echo "make test    the test suite"
 	@echo "make slurm_test  the pipeline on a Slurm of one node, started for the test: needs root and slurm-wlm, munge"
 	@echo "make smoke   every rule once, small"
 	@echo "make stale_test  after make smoke: what each edit and each setting plans again"
+	@echo "make faults  kills at every stage, damage, full disks, two runs at once: the same table? half an hour"
 	@echo "make wheel_test  docs/own_trainer.py with the wheel in empty environments, oldest and newest packages; needs a network"
 	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"
@@ -63,6 +64,10 @@ smoke: $(INSTALLED)
 # On copies of the finished small run; plans only, trains nothing.
 stale_test: $(INSTALLED)
 	$(BIN)/pytest -m finished -n 2 tests/workflow
+
+# Small runs on copies of the checkout; the disk is filled where the system lets this user mount one.
+faults: $(INSTALLED)
+	$(BIN)/pytest -m faults -s tests/faults
 
 # Two environments of some gigabytes each, one after the other; both are removed.
 wheel_test: $(INSTALLED)

@@ -23,6 +23,7 @@ from iapo.config.declared import Settings, declared_config
 from iapo.config.schema import Config, load_config
 from iapo.data.mini_world.hints import with_hint_rate
 from iapo.data.store import read_split
+from iapo.jobs.ending import exit_when_asked
 from iapo.jobs.launch import launch
 from iapo.jobs.tracking import tracked
 from iapo.training.checkpoints import clean, identity_file, metrics_file, reset_if_stale
@@ -159,4 +160,5 @@ if __name__ == "__main__":
     logging.basicConfig(format="%(message)s")
     logging.getLogger("iapo").setLevel(logging.INFO)
     described = _JOB.validate_json(Path(sys.argv[1]).read_bytes())
-    _train(described, _config(described))
+    with exit_when_asked():
+        _train(described, _config(described))

@@ -8,12 +8,15 @@ import logging
 import math
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout, lock_descriptor
+from filelock import lock_descriptor
+
+_LOOK_AGAIN_SECONDS = 0.2
 
 _log = logging.getLogger(__name__)
 
@@ -84,16 +87,17 @@ def sha256_file(path: Path) -> str:
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold a run directory: an orphan of a killed run may still be writing there, and is waited for."""
     directory.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(directory / ".lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        _log.info("%s is in use by another process; waiting for it to end", directory)
-        lock.acquire()
+    path = directory / ".lock"
+    file = lock_until_exit(path)
+    if file is None:
+        _log.info("%s is in use by process %s; waiting for it to end", directory, path.read_text() or "unknown")
+    while file is None:
+        time.sleep(_LOOK_AGAIN_SECONDS)
+        file = lock_until_exit(path)
     try:
         yield
     finally:
-        lock.release()
+        os.close(file)
 
 
 def lock_until_exit(path: Path, mode: int = 0o644) -> int | None:

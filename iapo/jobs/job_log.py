@@ -11,6 +11,7 @@ from pathlib import Path
 
 from iapo.artifacts.code_digest import PROJECT
 from iapo.artifacts.progress import is_step_line
+from iapo.jobs.room import room_text
 
 _WARNING = "warning: "
 _ERROR = "error: "
@@ -29,10 +30,14 @@ class OwnWarnings(logging.Formatter):
 
 
 def error_text(error: BaseException) -> str | None:
-    """Lines that say what is wrong, where this project raised the error to say it; None for a surprise."""
-    if type(error).__module__.partition(".")[0] not in PROJECT:
-        return None
-    return "\n".join(f"{_ERROR}{line}" for line in str(error).splitlines())
+    """Lines that say what is wrong, where this project raised the error to say it or too little room is the cause.
+
+    Returns:
+        None for a surprise.
+    """
+    own = type(error).__module__.partition(".")[0] in PROJECT
+    text = str(error) if own else room_text(error)
+    return None if text is None else "\n".join(f"{_ERROR}{line}" for line in text.splitlines())
 
 
 class JobLog:

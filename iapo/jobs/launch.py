@@ -9,6 +9,7 @@ from pathlib import Path
 
 from iapo.config.schema import Config
 from iapo.config.sources import Strategy
+from iapo.jobs.ending import in_its_grace, starter_environment
 
 _ACCELERATE: dict[Strategy, str] = {"ddp": "multi_gpu", "fsdp2": "fsdp2", "zero2": "zero2"}
 """TRL ships a configuration of accelerate for each."""
@@ -50,15 +51,29 @@ def launch_alone(module: str, argument: Path) -> None:
 def _run(arguments: list[str], what: str) -> None:
     # Line by line through our own stream, which a job copies to its log.
     with subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [sys.executable, *arguments],
+        env=starter_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as processes:
-        for line in processes.stdout or ():
-            sys.stderr.write(line)
+        try:
+            _copy_output(processes)
+        except KeyboardInterrupt:
+            with in_its_grace(processes):
+                _copy_output(processes)
+                processes.wait()
+            raise
     if processes.returncode:
         raise RuntimeError(
             f"{what} ended with status {processes.returncode}; the first error in the log above says why. The same "
             "command resumes from the last checkpoint"
         )
+
+
+def _copy_output(processes: subprocess.Popen[str]) -> None:
+    for line in processes.stdout or ():
+        sys.stderr.write(line)
 
 
 def launcher(config: Config) -> list[str]:

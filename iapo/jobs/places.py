@@ -74,6 +74,11 @@ def use_writable_caches(clone: Path) -> None:
         os.environ.setdefault("HF_TOKEN_PATH", str(below_home / "huggingface/token"))
 
 
+def use_utf8() -> None:
+    """Let all processes that are started read and write UTF-8, whatever the locale says."""
+    os.environ["PYTHONUTF8"] = "1"
+
+
 def _writable(folder: Path) -> bool:
     # Permissions say too little: root passes them all, and /proc takes no file whatever they are.
     try:

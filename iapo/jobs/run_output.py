@@ -6,10 +6,12 @@ Snakemake's own account, with every rule's files and reasons, is in its log belo
 
 from __future__ import annotations
 
+import logging
 import sys
 import textwrap
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -221,6 +223,8 @@ class LogHandler(LogHandlerBase):
         event = getattr(record, "event", None)
         if event == LogEvent.WORKFLOW_STARTED and not self._as_ever:
             self._run = RunOutput()
+            # A full disk takes no lines for Snakemake's own log; a page of Python's calls for each helps nobody.
+            logging.raiseExceptions = False
             threading.Thread(target=self._look, daemon=True).start()
         elif self._run is None:
             if self._as_ever or not str(record.msg).startswith(_SAYS_NOTHING):
@@ -228,6 +232,10 @@ class LogHandler(LogHandlerBase):
         else:
             with self._printing:
                 self._say(self._lines(self._run, event, record))
+
+    def handleError(self, record: LogRecord) -> None:
+        """Print an error of this logger's own, which no other says."""
+        traceback.print_exc()
 
     def close(self) -> None:
         """Print how the run ended."""

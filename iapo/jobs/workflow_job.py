@@ -10,11 +10,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from iapo.artifacts.run_record import Job, Plan
 from iapo.config.declared import declared_config
 from iapo.config.schema import load_config
+from iapo.jobs.ending import end_when_asked, interrupted_line
 from iapo.jobs.gpu_lock import claim_gpus
 from iapo.jobs.job_log import OwnWarnings, error_text
 from iapo.jobs.preflight import check_job
@@ -37,8 +38,8 @@ def job(snakemake: Any) -> Iterator[Job]:
     # downloads have their own client.
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     path = Path(snakemake.log[0])
-    path.parent.mkdir(parents=True, exist_ok=True)
     with _printing_into(path):
+        end_when_asked()
         # Only this project's own messages: libraries keep their levels.
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(OwnWarnings("%(message)s"))
@@ -68,22 +69,46 @@ def _printing_into(path: Path) -> Iterator[None]:
     Raises:
         SystemExit: where the body failed; the file says why.
     """
+    log = _opened(path)
     kept = [os.dup(number) for number in (1, 2)]
     # The file's own number too, not Python's streams alone: libraries and other processes print past these.
-    with path.open("w", buffering=1) as log:
-        try:
-            for number in (1, 2):
-                os.dup2(log.fileno(), number)
-            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-                yield
-        except KeyboardInterrupt:
-            log.write("interrupted\n")
-            raise SystemExit(130) from None
-        except Exception as error:
-            known = error_text(error)
-            log.write(f"{known}\n" if known else traceback.format_exc())
-            raise SystemExit(1) from error
-        finally:
-            for number, old in zip((1, 2), kept, strict=True):
-                os.dup2(old, number)
-                os.close(old)
+    try:
+        for number in (1, 2):
+            os.dup2(log.fileno(), number)
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            yield
+    except KeyboardInterrupt as interrupt:
+        _say(interrupted_line(interrupt), log, kept[1])
+        raise SystemExit(130) from None
+    except Exception as error:
+        _say(error_text(error) or traceback.format_exc().rstrip(), log, kept[1])
+        raise SystemExit(1) from error
+    finally:
+        for number, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+        # What a full disk did not take was said to the run.
+        with contextlib.suppress(OSError):
+            log.close()
+
+
+def _opened(path: Path) -> IO[str]:
+    """The log, line by line.
+
+    Raises:
+        SystemExit: where the disk takes none; Python prints why to the run.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", buffering=1)
+    except OSError as error:
+        raise SystemExit(error_text(error) or f"error: {error}") from None
+
+
+def _say(why: str, log: IO[str], run: int) -> None:
+    """Write why the job ends into its log or, where the disk takes no more, to the run's own output."""
+    try:
+        log.write(f"{why}\n")
+        log.flush()
+    except OSError:
+        os.write(run, f"{why}\n".encode())

@@ -14,6 +14,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
+import torch
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import Tensor
@@ -23,6 +24,7 @@ from iapo.artifacts.progress import Progress
 from iapo.config.method_registry import Method
 from iapo.config.schema import Config, TrainConfig
 from iapo.data.selection import dataset_row, training_prompts
+from iapo.jobs.ending import Steps, steps
 from iapo.jobs.tracking import UNTRACKED
 from iapo.models.interfaces import Processor
 from iapo.models.loading import load_model, save_model
@@ -100,9 +102,13 @@ def train(
     )
     trainer.finished_epochs = finished // max(1, len(prompts) // settings.groups_per_step)
     name = f"train {method.name} seed {seed}"
+    # Before what looks at whether a step is saved.
+    ending = _EndAtStep(trainer)
+    trainer.add_callback(ending)
     average = _averaged(trainer, run_dir, finished, settings.average_last)
     trainer.add_callback(_SealCallback(trainer, run_dir))
-    with _followed(trainer, config, run_dir, finished, name, _DevQuestions(trainer, processor, settings, dev, name)):
+    dev_questions = _DevQuestions(trainer, processor, settings, dev, name)
+    with steps() as ending.steps, _followed(trainer, config, run_dir, finished, name, dev_questions):
         if finished < settings.steps or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         else:
@@ -138,6 +144,27 @@ def _followed(
         trainer.add_callback(MetricsCallback(write))
         trainer.add_callback(_AtBegin(begin))
         yield
+
+
+class _EndAtStep(TrainerCallback):
+    """Trainer callback that saves a step and ends with it, in every process, once one of them was asked to end."""
+
+    def __init__(self, trainer: FigureTrainer) -> None:
+        self._trainer = trainer
+        self.steps = Steps()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        if self._any_asked():
+            control.should_save = control.should_training_stop = True
+            self.steps.saved = state.global_step
+
+    def _any_asked(self) -> bool:
+        accelerator = self._trainer.accelerator
+        if accelerator.num_processes == 1:
+            return self.steps.are_to_end
+        # Signals come between different steps of different processes, which must all take the same ones.
+        asked = torch.tensor(float(self.steps.are_to_end), device=accelerator.device)
+        return bool(accelerator.reduce(asked).item())
 
 
 class _AtBegin(TrainerCallback):

@@ -7,15 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from iapo.artifacts.code_digest import ROOT
 from iapo.jobs.run_lines import PHRASES, in_words, kind_of
 
 SNAKEFILE = """
+from iapo.jobs.ending import hand_on_interrupts, name_as_starter, silent_imports
+
 config |= {"profile": "test", "device": "cpu"}
+name_as_starter()
+shell.prefix(silent_imports())
+
+
+onstart:
+    hand_on_interrupts()
 
 
 rule all:
@@ -126,18 +136,57 @@ def test_an_error_before_any_job_is_told(folder: Path) -> None:
     assert process.returncode == 1 and "MissingRuleException" in said and "Stopped" not in said
 
 
-def test_an_interrupted_run_says_so_last(folder: Path) -> None:
+def waiting(folder: Path) -> subprocess.Popen[str]:
+    """A run whose two jobs wait."""
     process = start(folder, does="waits")
-    for _ in range(600):
-        if len(list(folder.glob("*.waits"))) == 2:
-            break
-        time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
+    until(lambda: len(list(folder.glob("*.waits"))) == 2)
+    return process
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait, for two minutes at most."""
+    for _ in range(1200):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("waited in vain")
+
+
+def below(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("send", [os.killpg, os.kill], ids=["group", "run"])
+def test_an_interrupted_run_says_so_last(folder: Path, number: int, send: Callable[[int, int], None]) -> None:
+    process = waiting(folder)
+    jobs = below(process)
+    send(process.pid, number)
     lines = lines_of(process)
+    assert len(jobs) == 2 and not [job for job in jobs if job.is_running()]
     assert "Interrupted: ends the jobs that run." in lines
     assert re.match(r"Interrupted after .*: [01] of 4 jobs done\. The same command goes on from there\.", lines[-1])
     assert not [line for line in lines if "Traceback" in line or line.startswith("failed")]
     assert (folder / "results/test/logs/train/trm.log").read_text().endswith("interrupted\n")
+
+
+def test_an_interrupt_of_the_first_imports_shows_no_traceback(folder: Path) -> None:
+    process = start(folder, does="waits")
+    until(lambda: len(below(process)) == 2)
+    os.killpg(process.pid, signal.SIGINT)
+    lines = lines_of(process)
+    assert not list(folder.glob("*.waits")) and not [line for line in lines if "Traceback" in line]
+    assert lines[-1].startswith("Interrupted after ")
+
+
+def test_jobs_do_not_outlive_a_killed_run(folder: Path) -> None:
+    process = waiting(folder)
+    jobs = below(process)
+    process.kill()
+    process.wait()
+    assert len(jobs) == 2
+    psutil.wait_procs(jobs, timeout=30)
+    assert not [job for job in jobs if job.is_running()]
 
 
 def test_a_dry_run_is_snakemake_s_own(folder: Path) -> None:

@@ -7,6 +7,11 @@ from pathlib import Path
 
 from iapo.config.schema import ConfigError, load_config
 from iapo.config.method_registry import resolve, tuned_method
+from iapo.jobs.ending import (
+    hand_on_interrupts,
+    name_as_starter,
+    silent_imports,
+)
 from iapo.jobs.estimate import estimate, estimate_text
 from iapo.jobs.limits import limits
 from iapo.jobs.model_sizes import (
@@ -26,11 +31,20 @@ from iapo.artifacts.run_record import RecordError
 from iapo.config.declared import declare
 from iapo.hub.files import HubError
 from iapo.jobs.copied_results import restore_metadata
-from iapo.jobs.places import check_clone, quote_interpreter, use_writable_caches
+from iapo.jobs.places import (
+    check_clone,
+    quote_interpreter,
+    use_utf8,
+    use_writable_caches,
+)
+from iapo.jobs.room import check_room
 from iapo.types import TEST_SETS
 
 quote_interpreter()
+name_as_starter()
+shell.prefix(silent_imports())
 use_writable_caches(Path())
+use_utf8()
 
 try:
     check_clone(Path())
@@ -102,8 +116,12 @@ def check_machine() -> None:
 
 
 onstart:
+    check_room(RESULTS)
     claim_results(RESULTS)
     check_machine()
+    # A cluster's jobs are not below this process; Snakemake cancels them.
+    if not workflow.non_local_exec:
+        hand_on_interrupts()
 
 
 def logs(name: str) -> str:

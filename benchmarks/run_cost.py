@@ -67,8 +67,8 @@ def cost_sentence(name: str, reference: Path) -> str:
     for row in _rows(reference):
         if row["run"] == name:
             return (
-                f"The run that is shown took {row['minutes']:.0f} minutes on {row['cores']} cores ({row['processor']}), "
-                f"and its largest process {row['memory_gb']:.1f} GB of memory."
+                f"The run that is shown took {row['minutes']:.0f} minutes on {row['cores']} cores "
+                f"({row['processor']}), and its largest process {row['memory_gb']:.1f} GB of memory."
             )
     return "How long the run took that is shown was not kept."
 

@@ -75,7 +75,7 @@ def prose(page: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "page", [README, *sorted(DOCS.glob("*.md"))], ids=lambda page: page.parent.name + "/" + page.name
+    "page", [README, *sorted(DOCS.glob("*.md"))], ids=str
 )
 def test_times_and_sizes_are_written_by_a_command_or_held_by_a_test(page: Path) -> None:
     # The name README.md stands for the project's first page; docs/README.md lists pages and says no numbers.

@@ -74,9 +74,7 @@ def prose(page: Path) -> str:
     return re.sub(r"<!-- ([\w ]+): written by .*?<!-- end of \1 -->", "", page.read_text(), flags=re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "page", [README, *sorted(DOCS.glob("*.md"))], ids=str
-)
+@pytest.mark.parametrize("page", [README, *sorted(DOCS.glob("*.md"))], ids=str)
 def test_times_and_sizes_are_written_by_a_command_or_held_by_a_test(page: Path) -> None:
     # The name README.md stands for the project's first page; docs/README.md lists pages and says no numbers.
     held = HELD.get(page.name, set())

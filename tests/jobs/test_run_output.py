@@ -208,7 +208,9 @@ def test_a_process_that_a_job_starts_marks_its_warnings_too(
     path = tmp_path / "log"
     path.write_text(capsys.readouterr().err)
     assert JobLog(path, 0).new_warnings() == ["so"]
-    assert {"and so", "theirs"} <= set(path.read_text().splitlines())
+    # A library may have a handler of its own, with another prefix.
+    lines = path.read_text().splitlines()
+    assert "and so" in lines and any(line.endswith("theirs") for line in lines)
 
 
 def test_this_project_s_errors_need_no_traceback() -> None:

@@ -47,7 +47,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@touch $@
 
 table: $(INSTALLED)
-	$(BIN)/snakemake --cores all results/table.csv results/mini/view.html results/mini/view_training.html results/mini/cards.run.json
+	$(BIN)/snakemake table_and_pages --cores all
 	@echo "To look at in a browser: what was found in results/mini/report.html, every answer in results/mini/view.html, rollouts of training in results/mini/view_training.html"
 
 # A process a core; each takes about 1.5 GB.
@@ -59,7 +59,7 @@ slurm_test: $(INSTALLED)
 	$(BIN)/pytest -m slurm tests/slurm
 
 smoke: $(INSTALLED)
-	$(BIN)/snakemake results/table.csv results/smoke/view.html results/smoke/view_training.html results/smoke/cards.run.json --cores all --configfile config/smoke.yaml
+	$(BIN)/snakemake table_and_pages --cores all --configfile config/smoke.yaml
 
 # On copies of the finished small run; plans only, trains nothing.
 stale_test: $(INSTALLED)

@@ -35,3 +35,12 @@ rule all:
     default_target: True
     input:
         "results/table.csv",
+
+
+rule table_and_pages:
+    """What `make table` makes: the table, the pages to look at rollouts, and a card beside each policy."""
+    input:
+        "results/table.csv",
+        RESULTS / "view.html",
+        RESULTS / "view_training.html",
+        RESULTS / "cards.run.json",

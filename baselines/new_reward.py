@@ -16,9 +16,7 @@ from pathlib import Path
 from baselines import METHODS
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import atomic_write
-
-_OTHER_ROWS = ("api", "cold", "first_stage", "teacher", "teacher_untrained", "untrained")
-"""Rows of the tables that no method trains."""
+from iapo.config.conflicts import is_other_row
 
 
 class NewRewardError(ValueError):
@@ -42,7 +40,7 @@ def new_reward(name: str, root: Path = ROOT) -> tuple[Path, Path]:
         raise NewRewardError(
             f"found the name {name!r}; use small letters, digits and _, a letter first, and at most 40 of them"
         )
-    if name in METHODS or name in _OTHER_ROWS or name.startswith("untrained_"):
+    if name in METHODS or is_other_row(name):
         raise NewRewardError(f"found the name {name!r}, which another row of the tables has; choose another")
     files = {root / f"baselines/{name}.py": METHOD_FILE, root / f"tests/baselines/test_{name}.py": TEST_FILE}
     for path in files:

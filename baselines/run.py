@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -24,6 +23,7 @@ from iapo.config.schema import Config, load_config
 from iapo.data.mini_world.hints import with_hint_rate
 from iapo.data.store import read_split
 from iapo.jobs.ending import exit_when_asked
+from iapo.jobs.job_log import show_own_messages
 from iapo.jobs.launch import launch
 from iapo.jobs.tracking import tracked
 from iapo.training.checkpoints import clean, identity_file, metrics_file, reset_if_stale
@@ -157,8 +157,7 @@ def _split(data: Path, split: Literal["train", "dev"], sets: tuple[str, ...]) ->
 
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
-    logging.getLogger("iapo").setLevel(logging.INFO)
+    show_own_messages()
     described = _JOB.validate_json(Path(sys.argv[1]).read_bytes())
     with exit_when_asked():
         _train(described, _config(described))

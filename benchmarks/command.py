@@ -45,10 +45,7 @@ class Settings:
 
 
 def _table(settings: Settings, rest: Words) -> list[Words]:
-    # The folder of a profile with settings of one's own is its `profile:`, which is not known here.
-    names = [] if settings.files else ["view.html", "view_training.html", "cards.run.json"]
-    targets = ["results/table.csv", *(f"results/{settings.profile}/{name}" for name in names)]
-    return [["snakemake", *targets, "--cores", "all", *settings.of_snakemake, *rest]]
+    return [["snakemake", "table_and_pages", "--cores", "all", *settings.of_snakemake, *rest]]
 
 
 def _plan(settings: Settings, rest: Words) -> list[Words]:

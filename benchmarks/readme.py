@@ -1,8 +1,8 @@
 """The results in README and in docs/, written from the tables and pages that are checked in.
 
 ``python -m benchmarks.readme results/mini results/sparse`` takes a finished run's tables into
-``results/reference/mini`` first, and a study's page to ``results/reference/sparse.md``; without folders it writes all
-pages again from what is there.
+``results/reference/mini`` first, a study's page to ``results/reference/sparse.md``, and what each run took to
+``results/reference/runs.csv``; without folders it writes all pages again from what is there.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.audit.page import audit_page
+from benchmarks.hints_page import hints_block
 from benchmarks.power_curve import power_curve
+from benchmarks.run_cost import cost_sentence, take_cost
 from benchmarks.tables.main import AVERAGE
 from benchmarks.tables.pages import contrast_lines
 from benchmarks.tables.render import each_run, interval, number, percent
@@ -134,6 +136,12 @@ def pages(reference: Path = REFERENCE) -> dict[Path, str]:
         page = ROOT / "docs" / name
         text = found.get(page) or page.read_text()
         found[page] = between_marks(text, *marks(block), quoted(reference.parent / source))
+    page = ROOT / "docs/sparse.md"
+    found[page] = between_marks(found[page], *marks("time"), cost_sentence("sparse", reference.parent))
+    page = ROOT / "docs/hints.md"
+    found[page] = page.read_text()
+    for block, profile in (("without thoughts", "mechanism"), ("with thoughts", "mechanism_thought")):
+        found[page] = between_marks(found[page], *marks(block), hints_block(profile, reference.parent))
     page = ROOT / "docs/audit.md"
     return found | {page: between_marks(page.read_text(), *marks("audit"), audited(reference))}
 
@@ -175,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         for folder in options.folders:
             take(folder)
+            take_cost(folder, REFERENCE.parent)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1

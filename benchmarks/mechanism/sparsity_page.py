@@ -1,4 +1,4 @@
-"""The page of the study's sparse half: the answer, the starts, one table of cells for each start, the curves."""
+"""The page of the study's sparse half: the answers, the starts, one table of cells for each start, the curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TITLE = "## Where right calls are rare"
 def page(
     study: SparseStudy, answers: Sequence[str], starts: pd.DataFrame, cells: pd.DataFrame, contrasts: pd.DataFrame
 ) -> str:
-    """Return the half as Markdown, from its heading on; its first paragraph is the answer.
+    """Return the half as Markdown, from its heading on; behind it, as a list, the answers.
 
     Args:
         study: the records.
@@ -31,7 +31,7 @@ def page(
         [
             TITLE,
             "",
-            " ".join(answers),
+            "\n".join(f"- {each}" for each in answers),
             "",
             "![learning curves](page.png)",
             "",
@@ -52,15 +52,17 @@ def page(
             "",
             "### How to read the tables",
             "",
-            f"Flat: groups whose outcomes are all equal; share: the other term's part of the advantage; alone: groups "
-            f"in which it alone differs; all three in percent, over the first {EARLY_STEPS} steps. Steps: the first at "
-            f"which each run had {statistics.target_accuracy:.0%} dev accuracy (- if none). Area: mean dev accuracy "
-            "over the run. Accuracy: of test questions, mean and each run. Difference: points to the outcome alone "
-            f"with the advantage scaled alike, {statistics.level:.0%} interval over asked labels and runs. Declared "
-            "beforehand: the comparisons averaged over the scalings, to which every run counts, and "
-            f"{study.subject}'s under scaling per group at the sparsest start; the other verdicts are corrected for "
-            "their number (Holm). Share of the oracle's gain: in percent, with Fieller's interval; only where the "
-            "oracle is found better.",
+            f"- Flat, share, alone: over the first {EARLY_STEPS} steps, in percent: groups whose outcomes are all "
+            "equal; the part of the advantage that is not the outcome's; groups in which only that part differs.",
+            f"- Steps: the first at which each run had {statistics.target_accuracy:.0%} dev accuracy (- if none). "
+            "Area: mean dev accuracy over the run.",
+            "- Accuracy: of test questions, mean and each run.",
+            "- Difference: points to the outcome alone with the advantage scaled alike, "
+            f"{statistics.level:.0%} interval over asked labels and runs.",
+            "- Verdict: the comparisons averaged over the scalings, and "
+            f"{study.subject}'s under scaling per group at the sparsest start, were declared beforehand; all others "
+            "are corrected for their number (Holm).",
+            "- Share of the oracle's gain: in percent, with Fieller's interval; only where the oracle is found better.",
             "",
         ]
     )

@@ -21,12 +21,12 @@ def whole_page(halves: Sequence[tuple[str, str]]) -> str:
     """Return the study's page: title, every half's answer, then the halves.
 
     Args:
-        halves: for each, the path of its folder from the page's, and its Markdown: a heading, then a paragraph.
+        halves: for each, the path of its folder from the page's, and its Markdown: a heading, then a paragraph or list.
     """
     answers, bodies = [], []
     for folder, text in halves:
         heading, answer, body = text.split("\n\n", 2)
-        answers.append(f"**{heading.removeprefix('## ')}.** {answer}")
+        answers.append(f"**{heading.removeprefix('## ')}**\n\n{answer}")
         bodies.append(f"{heading}\n\n" + _IMAGE.sub(rf"]({folder}/\g<path>)", body).rstrip("\n"))
     return "\n\n".join([TITLE, *answers, *bodies]) + "\n"
 

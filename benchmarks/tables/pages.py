@@ -292,23 +292,31 @@ def scorers_page(results: Results) -> Table:
 def reported_page() -> Table:
     """Return the table of published accuracies, with their sources."""
     frame = pd.read_csv(REPORTED)
+    method = frame["method"].where(~frame["method"].str.startswith("released", na=False))
+    # Sentences, which stand below the table once each.
+    source = frame[["source", "place", "kind", "certainty"]].agg("; ".join, axis="columns")
+    scorers, sources = (
+        {text: str(place) for place, text in enumerate(texts.unique(), 1)} for texts in (frame["scorer"], source)
+    )
     shown = pd.DataFrame(
         {
-            "model": frame["model"],
-            "method": frame["method"].fillna(NOTHING),
+            "model": frame["model"] + (", " + method).fillna(""),
             "on": frame["measured_on"],
             "reported": [number(value, 1) for value in frame["percent"]],
-            "scorer": frame["scorer"],
-            "source": frame["source"] + ", " + frame["place"],
-            "kind": frame["kind"],
-            "how sure": frame["certainty"],
+            "scorer": frame["scorer"].map(scorers),
+            "source": source.map(sources),
         }
     )
     caption = (
         "Published accuracies in percent; none of them was measured here. Figures of different scorers do not compare: "
         "one re-evaluation gives Qwen2.5-VL-3B 16.8 by exact match and 52.0 by a judge."
     )
-    return Table("reported", frame, caption, shown)
+    notes = [
+        f"{what} {place}: {text}."
+        for what, of in (("Scorer", scorers), ("Source", sources))
+        for text, place in of.items()
+    ]
+    return Table("reported", frame, caption, shown, notes)
 
 
 def ablation_page(results: Results) -> Table:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from iapo.config.variants import grid_variants
@@ -11,6 +10,8 @@ from iapo.types import TEST_SETS
 
 if TYPE_CHECKING:
     from iapo.config.schema import Config
+
+_OTHER_ROWS = ("untrained", "first_stage", "teacher_untrained", "teacher", "api", "cold")
 
 
 def conflicts(config: Config) -> list[str]:
@@ -90,13 +91,17 @@ def conflicts(config: Config) -> list[str]:
     return problems
 
 
+def is_other_row(name: str) -> bool:
+    """Whether some run has a row or a start of this name that no method trains, so that no method may have it."""
+    return name in _OTHER_ROWS or name.startswith("untrained_")
+
+
 def _released_problems(config: Config) -> Iterator[str]:
     """Why rows of released weights cannot be evaluated as configured."""
     if config.released and not config.data.refocus:
         yield "released: found weights with the mini world; they know real figures alone, so set data.refocus"
-    others = replace(config, released={}).reference_policies
-    rows = {*config.methods, *config.all_variants, *others, "first_stage", "api"}
-    for name in sorted(rows & set(config.released)):
+    trained = {*config.methods, *config.all_variants}
+    for name in sorted(name for name in config.released if name in trained or is_other_row(name)):
         yield f"released.{name}: found the name of another row; choose one of its own"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from pathlib import Path
 
 from iapo.artifacts.code_digest import PROJECT
@@ -27,6 +28,17 @@ class OwnWarnings(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         own = record.name.partition(".")[0] in PROJECT and record.levelno >= logging.WARNING
         return (_WARNING if own else "") + super().format(record)
+
+
+def show_own_messages() -> None:
+    """Print this project's messages from here on, its warnings marked, in a job or in a process that one starts.
+
+    Libraries keep their levels.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OwnWarnings("%(message)s"))
+    logging.basicConfig(handlers=[handler])
+    logging.getLogger("iapo").setLevel(logging.INFO)
 
 
 def error_text(error: BaseException) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import lock_until_exit
 from iapo.artifacts.secrets import KeyFormatError, one_line, read_key, redacted
+from iapo.config.conflicts import is_other_row
 from iapo.config.method import VerifierConfig
 from iapo.config.schema import Config
 from iapo.jobs.gpu_lock import Gpu, GpuError, installed_gpus, visible_gpus
@@ -53,7 +54,7 @@ def check_methods(config: Config, known: Iterable[str]) -> None:
             raise PreflightError(
                 f"methods: found {method!r}; {hint}known methods: {', '.join(names)}; {_what_is_missing(method)}"
             )
-    for name in sorted(set(config.methods) & {"cold", *config.reference_policies}):
+    for name in sorted(name for name in config.methods if name in config.released or is_other_row(name)):
         raise PreflightError(f"methods: found {name!r}, the name of a row that no method trains; choose another")
 
 

@@ -27,6 +27,7 @@ PHRASES = {
     "sample_student": "sample/sampled calls of student {start} ({stage})",
     "show_table": "put/put the table into results/",
     "sparsity_report": "write/wrote the page of the study",
+    "table_and_pages": "finish/finished the table and its pages",
     "teach_habit": "teach/taught student {start} the habit {habit}",
     "train_first_stage": "train/trained the first stage of student {start}",
     "train_policy": "train/trained {method}",

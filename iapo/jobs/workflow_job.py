@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +15,7 @@ from iapo.config.declared import declared_config
 from iapo.config.schema import load_config
 from iapo.jobs.ending import end_when_asked, interrupted_line
 from iapo.jobs.gpu_lock import claim_gpus
-from iapo.jobs.job_log import OwnWarnings, error_text
+from iapo.jobs.job_log import error_text, show_own_messages
 from iapo.jobs.preflight import check_job
 from iapo.jobs.recorded_inputs import check_inputs
 
@@ -40,11 +38,7 @@ def job(snakemake: Any) -> Iterator[Job]:
     path = Path(snakemake.log[0])
     with _printing_into(path):
         end_when_asked()
-        # Only this project's own messages: libraries keep their levels.
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(OwnWarnings("%(message)s"))
-        logging.basicConfig(handlers=[handler])
-        logging.getLogger("iapo").setLevel(logging.INFO)
+        show_own_messages()
         if snakemake.config.get("device") == "cuda":
             # Before anything imports torch, which looks at its GPUs once.
             claim_gpus(snakemake.resources.get("gpu", 0))

@@ -131,14 +131,20 @@ def _followed(
     monitor = Monitor(config.monitors, name, [row for row in metrics.rows() if row["step"]])
     with Progress(trainer.args.max_steps, name, start=finished) as progress:
 
+        def told(found: dict[str, float]) -> dict[str, float]:
+            # The step's own metrics are with the tracker already, whose callback comes before ours.
+            if found:
+                trainer.callback_handler.on_log(trainer.args, trainer.state, trainer.control, dict(found))
+            return found
+
         def write(step: int, logs: dict[str, float]) -> None:
             # Before the step's checkpoint, so that a resumed run neither repeats a row nor lacks one.
-            metrics.append({"step": step, **logs, **dev.after(step)})
+            metrics.append({"step": step, **logs, **told(dev.after(step))})
             progress.update(1, reward=logs["reward"])
             monitor.update({"step": step, **logs})
 
         def begin() -> None:
-            if not metrics.rows() and (found := dev.after(0)):
+            if not metrics.rows() and (found := told(dev.after(0))):
                 metrics.append({"step": 0, **found})
 
         trainer.add_callback(MetricsCallback(write))

@@ -18,6 +18,7 @@ from iapo.config.schema import Config
 from iapo.config.sources import Precision
 from iapo.data.store import read_split
 from iapo.jobs.ending import exit_when_asked
+from iapo.jobs.job_log import show_own_messages
 from iapo.jobs.launch import launch_alone
 from iapo.models.loading import load_model
 from iapo.training.weight_search import dev_figures
@@ -93,6 +94,7 @@ def _figures(job: DevJob) -> tuple[float, float, int]:
 
 
 if __name__ == "__main__":
+    show_own_messages()
     described = Path(sys.argv[1])
     with exit_when_asked():
         write_json(_results(described), list(_figures(_JOB.validate_json(described.read_bytes()))))

@@ -29,23 +29,15 @@ def lines(text: str) -> list[str]:
     [
         (
             "table --config seeds=[0] --cores 4",
-            [
-                "snakemake results/table.csv results/mini/view.html results/mini/view_training.html "
-                "results/mini/cards.run.json --cores all "
-                "--config 'seeds=[0]' --cores 4"
-            ],
+            ["snakemake table_and_pages --cores all --config 'seeds=[0]' --cores 4"],
         ),
         (
             "table --profile smoke",
-            [
-                "snakemake results/table.csv results/smoke/view.html results/smoke/view_training.html "
-                "results/smoke/cards.run.json --cores all "
-                "--configfile config/smoke.yaml"
-            ],
+            ["snakemake table_and_pages --cores all --configfile config/smoke.yaml"],
         ),
         (
             "table --configfile config/mini.yaml mine.yaml",
-            ["snakemake results/table.csv --cores all --configfile config/mini.yaml mine.yaml"],
+            ["snakemake table_and_pages --cores all --configfile config/mini.yaml mine.yaml"],
         ),
         (
             "plan --profile paper --resources gpu=8",

@@ -18,7 +18,8 @@ from iapo.config.schema import load_config
 
 def test_every_page_has_the_results_that_are_checked_in() -> None:
     found = pages()
-    assert {path.name for path in found} == {"README.md", "results.md", "ablations.md", "audit.md", "sparse.md"}
+    names = {"README.md", "results.md", "ablations.md", "audit.md", "sparse.md", "hints.md"}
+    assert {path.name for path in found} == names
     assert [str(path) for path, text in found.items() if path.read_text() != text] == []
 
 

@@ -243,7 +243,7 @@ def test_the_page_begins_with_the_answer_and_shows_every_cell(
 ) -> None:
     table, answers = cells_table(harmed, contrasts), answer(harmed, contrasts)
     text = page(harmed, answers, starts_table(harmed), table, contrasts)
-    assert text.split("\n\n")[1] == " ".join(answers) and len(answers) == 5
+    assert text.split("\n\n")[1].splitlines() == [f"- {each}" for each in answers] and len(answers) == 5
     assert text.count("\n| ") >= len(table) + 6 and "nan" not in text
     draw(harmed, tmp_path / "page.png")
     width, height = Image.open(tmp_path / "page.png").size
@@ -266,7 +266,8 @@ def test_one_page_holds_both_halves_behind_their_answers(tmp_path: Path) -> None
         (tmp_path / name / "mechanism/page.md").write_text(half.format(name, name))
     text = main([tmp_path / "sparse", tmp_path / "mechanism", tmp_path / "absent"]).read_text()
     parts = text.split("\n\n")
-    assert parts[1:3] == ["**Where sparse.** The answer sparse.", "**Where mechanism.** The answer mechanism."]
+    assert parts[1:3] == ["**Where sparse**", "The answer sparse."]
+    assert parts[3:5] == ["**Where mechanism**", "The answer mechanism."]
     assert "](sparse/mechanism/page.png)" in text and "](mechanism/mechanism/page.png)" in text
     with pytest.raises(FileNotFoundError, match="make sparse"):
         main([tmp_path / "absent"])

@@ -279,8 +279,7 @@ def test_tables_fit_a_terminal(folder: Path) -> None:
         # A command is left in one line, to be copied.
         if len(line) > 100 and "`python" not in line
     }
-    # A published figure's source and scorer are sentences.
-    assert wide <= {"reported"}
+    assert wide == set()
 
 
 def test_a_wide_table_comes_in_parts_that_name_their_rows() -> None:

@@ -1,5 +1,6 @@
 """Published accuracies: complete, each with its scorer, and beside the rows of released weights."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from benchmarks.records import ItemRecord, write_records
 from benchmarks.results import Results, load_results
 from benchmarks.tables.main import AVERAGE, REPORTED, main_table, published, published_on_splits
 from benchmarks.tables.pages import main_page, reported_page
-from benchmarks.tables.render import markdown
+from benchmarks.tables.render import WIDTH, markdown
 from iapo.config.schema import Config
 from iapo.config.sources import PretrainedConfig, PromptConfig, ReleasedConfig, RepositoryConfig
 from iapo.types import TEST_SETS
@@ -70,7 +71,13 @@ def test_published_numbers_stay_in_their_column() -> None:
 
 
 def test_the_page_says_by_what_each_was_scored(reported: pd.DataFrame) -> None:
-    assert reported_page().shown["scorer"].tolist() == reported["scorer"].tolist()
+    page = reported_page()
+    said = dict(re.findall(r"^Scorer (\d+): (.*)\.$", "\n".join(page.notes), re.MULTILINE))
+    assert page.shown["scorer"].map(said).tolist() == reported["scorer"].tolist()
+    sources = dict(re.findall(r"^Source (\d+): ([^;]*); ", "\n".join(page.notes), re.MULTILINE))
+    assert page.shown["source"].map(sources).tolist() == reported["source"].tolist()
+    assert page.shown["model"][0] == "Qwen2.5-VL-3B, iapo" and not page.shown["model"].str.contains("released").any()
+    assert max(map(len, markdown(page).splitlines())) <= WIDTH
 
 
 def record(method: str, item: str) -> ItemRecord:

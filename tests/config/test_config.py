@@ -1,14 +1,17 @@
 """Configuration: one line a problem, and documents that follow the dataclasses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 import yaml
 
+from baselines import METHODS
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import atomic_directory, atomic_write
+from iapo.config.conflicts import is_other_row
 from iapo.config.reference import config_reference
 from iapo.config.schema import ConfigError, HardwareConfig, config_schema, load_config
 from iapo.config.sources import RERUNS_NOTHING
@@ -87,6 +90,15 @@ def test_released_weights_are_rows_and_downloads_of_the_paper_s_run() -> None:
     assert revisions == ["0ca11e812287b5c024c7277db71859da5bda17ac", "b5c901087a12796ab1a783520e1098a194eaa540"]
     assert len({each.prompt for each in config.released.values()}) == 1
     assert load_config({"profile": "x"}).reference_policies == ("untrained", "teacher_untrained", "teacher")
+
+
+@pytest.mark.parametrize("profile", ["mini", "paper", "sparse", "smoke"])
+def test_no_method_may_have_the_name_of_a_row_that_none_trains(profile: str) -> None:
+    config = load_config(yaml.safe_load((ROOT / f"config/{profile}.yaml").read_text()))
+    asked = replace(config, evaluation=replace(config.evaluation, api_model="a model"))
+    others = [name for name in asked.reference_policies if name not in config.released]
+    assert "api" in others and all(map(is_other_row, others))
+    assert not any(map(is_other_row, METHODS))
 
 
 def test_the_reference_and_the_schema_are_current() -> None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.progress import Progress, is_step_line
 from iapo.hub.files import HubError
 from iapo.jobs.job_log import JobLog, OwnWarnings, error_text, why_failed
+from iapo.jobs.launch import launch_alone
 from iapo.jobs.run_output import RunOutput, own_words
 
 STEP = "train trm: step 3/9, 2 s each, 12 s left, reward 0.5"
@@ -184,6 +186,31 @@ def test_this_project_s_warnings_are_told_from_those_of_libraries() -> None:
     assert formatted("iapo.hub.folder", logging.WARNING) == "warning: so"
     assert formatted("iapo.hub.folder", logging.INFO) == "so"
     assert formatted("transformers", logging.WARNING) == "so"
+
+
+@pytest.mark.parametrize("module", ["baselines.run", "iapo.training.trial"])
+def test_a_process_that_a_job_starts_marks_its_warnings_too(
+    module: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Up to where it reads its job, which is not there.
+    (tmp_path / "begins.py").write_text(
+        "import logging, runpy, sys\n"
+        "sys.argv[1:] = ['nowhere']\n"
+        "try:\n"
+        f"    runpy.run_module({module!r}, run_name='__main__')\n"
+        "except FileNotFoundError:\n"
+        "    logging.getLogger('iapo.training.run').warning('so')\n"
+        "    logging.getLogger('iapo.training.run').info('and so')\n"
+        "    logging.getLogger('transformers').warning('theirs')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(ROOT)]))
+    launch_alone("begins", tmp_path)
+    path = tmp_path / "log"
+    path.write_text(capsys.readouterr().err)
+    assert JobLog(path, 0).new_warnings() == ["so"]
+    # A library may have a handler of its own, with another prefix.
+    lines = path.read_text().splitlines()
+    assert "and so" in lines and any(line.endswith("theirs") for line in lines)
 
 
 def test_this_project_s_errors_need_no_traceback() -> None:

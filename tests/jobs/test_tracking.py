@@ -19,7 +19,10 @@ from iapo.jobs.preflight import PreflightError, check_tracker
 from iapo.jobs.tracking import UNTRACKED, tracked
 from iapo.models.loading import save_model
 
-FEW = TrainConfig(steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1, max_completion_length=8)
+FEW = TrainConfig(
+    steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1, max_completion_length=8, dev_every=2,
+    dev_per_set=1, turn_tokens=8,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -45,7 +48,8 @@ def trained(folder: Path, start: Path, data: Path, tracker: Any, seed: int = 0) 
         method=LEARNS.name, name="bonus", seed=seed, settings=settings, config=asdict(config), data=data, start=start,
         run_dir=folder / f"work{seed}", output=folder / f"model{seed}", tracking=folder / "tracking",
     )  # fmt: skip
-    assert [row["step"] for row in run_job(job)] == [1, 2]
+    rows = run_job(job)
+    assert [row["step"] for row in rows if "dev/accuracy" in row] == [0, 2]
     return job.run_dir
 
 
@@ -76,6 +80,8 @@ def test_a_tracked_training_is_the_same_run_and_each_seed_is_a_run_of_the_tracke
     for seed, content in enumerate(files):
         name = f"bonus-seed{seed}-{sha256_file(told / f'work{seed}/identity.json')[:6]}"
         assert name.encode() in content and b"iapo-tracked" in content and b"train/reward" in content
+        # Before training and behind the last step, beside the steps' own metrics.
+        assert content.count(b"train/dev/accuracy") >= 2
         assert f"bonus-seed{1 - seed}".encode() not in content
 
 

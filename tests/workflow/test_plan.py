@@ -9,8 +9,8 @@ import pytest
 from iapo.artifacts.code_digest import ROOT
 
 
-def plan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "results/table.csv", "-n", "--forceall", "--cores", "2", *arguments]
+def plan(*arguments: str, target: str = "results/table.csv") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", target, "-n", "--forceall", "--cores", "2", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
@@ -65,9 +65,11 @@ def test_the_table_comes_with_the_viewer_and_the_cards_but_does_not_wait_for_the
     assert "_viewer" not in planned and "write_cards" not in planned
     command = ["make", "--dry-run", "table"]
     lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
-    pages = ("results/mini/view.html", "results/mini/view_training.html")
-    assert lines[-2].endswith(f"results/table.csv {' '.join(pages)} results/mini/cards.run.json")
-    assert lines[-1].startswith("echo") and all(page in lines[-1] for page in pages)
+    assert lines[-2].endswith("snakemake table_and_pages --cores all") and lines[-1].startswith("echo")
+    whole = plan("--configfile", "config/mini.yaml", target="table_and_pages").stdout
+    for rule, page in (("write_viewer", "view.html"), ("write_training_viewer", "view_training.html")):
+        assert re.search(rf"^{rule} +1$", whole, re.MULTILINE) and f"results/mini/{page}" in lines[-1]
+    assert all(re.search(rf"^{rule} +1$", whole, re.MULTILINE) for rule in ("write_cards", "show_table"))
 
 
 def test_planning_imports_no_torch() -> None:

@@ -98,12 +98,13 @@ def test_scripted_calls_are_right_and_are_carried_out() -> None:
 
 
 def test_the_documentation_lists_the_checks_and_their_bounds() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "estimate.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "gpu_check.md").read_text()
     listed = re.findall(r"^\| ([a-j]) `(\w+)` \|", page, re.MULTILINE)
     assert listed == [(check.group, check.name) for check in CHECKS]
     assert f"{REAL.calls} calls on a prompt of {REAL.prompt_tokens:,} tokens, {REAL.points} points" in page
     assert f"at {REAL.captum_points} points" in page
     assert f"{2 * REAL.questions} questions" in page
+    assert f"limits of all checks together\nare {sum(check.seconds for check in CHECKS) / 60:.0f} minutes" in page
     assert "four layers" in page and REAL.shallow_layers == 4
     assert (TRUSTED, FIRST_KL, EXACT, ROUNDED) == (1.15, 1e-3, 1e-4, 0.01)
     for bound in ("15 % over the estimate", "KL is over .001", "total variation is over 10⁻⁴, .01, .01"):

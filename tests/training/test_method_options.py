@@ -81,7 +81,8 @@ def message(labels: list[str], name: str = "focus_on_rows_with_mask") -> list[di
 
 
 def test_the_planted_penalty_grows_with_the_distance_from_the_right_call() -> None:
-    completions = [message(["a"]), message(["b"]), message(["a"]), message(["a"]), [{"role": "assistant", "content": "?"}]]
+    no_call = [{"role": "assistant", "content": "?"}]
+    completions = [message(["a"]), message(["b"]), message(["a"]), message(["a"]), no_call]
     status: list[CallStatus] = ["executed", "executed", "failed", "malformed", "none"]
     assert wrong_call_penalty(completions, [["a"]] * 5, status) == [0, -0.5, -0.5, -1, -1]
 

@@ -200,6 +200,31 @@ def test_the_pipeline_outlives_a_cancelled_job_and_a_killed_snakemake(
     assert "vtool_r1" in (repository / "results/table.csv").read_text()
 
 
+def test_a_training_that_is_requeued_saves_its_step_and_goes_on_from_it(
+    slurm: dict[str, str], repository: Path, tmp_path: Path
+) -> None:
+    slurm = slurm | {"PYTHONPATH": str(repository)}
+    policy = repository / "results/cluster/train/vtool_r1/seed0"
+    shutil.rmtree(policy / "work", ignore_errors=True)
+    metrics, log = metrics_file(policy / "work"), tmp_path / "requeued.log"
+    # No checkpoint is due before the last step.
+    seldom = ["--config", f"train={{save_every: {STEPS}}}", "--forcerun", "train_policy_0"]
+    target = str((policy / "model/model.safetensors").relative_to(repository))
+    with running(repository, slurm, log, target, *CONFIGURED, *seldom) as process:
+        wait_for(lambda: len(metrics.rows()) >= 3, process, log)
+        (job,) = submitted(log.read_text(), "train_policy_0")
+        # As preemption does: SIGTERM, SIGKILL after a while, and the job waits for its turn again.
+        subprocess.run(["scontrol", "requeue", job], env=slurm, check=True)
+        wait_for(lambda: state(job, slurm) == "PENDING", process, log)
+        step, kept = saved(policy / "work"), metrics.rows()
+        wait_for(lambda: process.poll() is not None, process, log)
+        assert process.returncode == 0, log.read_text()
+    assert len(submitted(log.read_text(), "train_policy_0")) == 1 and state(job, slurm) == "COMPLETED"
+    assert 3 <= step < STEPS and [row["step"] for row in kept] == list(range(1, step + 1))
+    rows = metrics.rows()
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1)) and rows[:step] == kept
+
+
 def test_a_job_looks_at_its_gpu_and_the_login_node_does_not(
     slurm: dict[str, str], repository: Path, tmp_path: Path
 ) -> None:

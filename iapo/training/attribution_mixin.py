@@ -306,3 +306,12 @@ class AlignmentTrainer(AttributionMixin, FigureTrainer):
         with atomic_write(run_dir / MISSES) as tmp:
             lines = [json.dumps({"prompt_key": key, "turn": text, "count": count}) for (key, text), count in ordered]
             tmp.write_text("".join(f"{line}\n" for line in lines))
+
+
+class TwoStageTrainer(AlignmentTrainer):
+    """Trainer of the methods whose penalty counts from a later step on: before it no call is attributed."""
+
+    def _attribute(self, inputs: list[Any]) -> None:
+        # Before that step the reward, :func:`iapo.rewards.stages.counted_from`, reads none of the columns.
+        if self.state.global_step >= self._alignment.from_step:
+            super()._attribute(inputs)

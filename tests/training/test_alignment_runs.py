@@ -16,6 +16,7 @@ from iapo.data.prompts import prompt_messages
 from iapo.data.selection import training_prompts
 from iapo.models.loading import save_model
 from iapo.models.processor import IMAGE_TOKEN
+from iapo.rollout.call_sampling import MISSES
 from iapo.rollout.encoding import encode_prompt
 from iapo.rollout.turns import prompt_key, turn_ids
 from iapo.teacher.rows import CacheRow
@@ -23,6 +24,7 @@ from iapo.teacher.writer import CacheWriter
 from iapo.tools.parsing import render_call
 from iapo.tools.registry import tools_for
 from iapo.training.attribution_mixin import AlignmentTrainer
+from iapo.training.checkpoints import checkpoint_of, clean
 from iapo.training.run import train
 from iapo.training.trainer import Sources
 from iapo.types import Example, ToolCall
@@ -94,3 +96,19 @@ def test_nothing_is_attributed_before_the_penalty_counts_and_all_is_the_same_fro
         }
     assert rows[-1]["rewards/alignment_reward/mean"] < 0 == rows[0]["rewards/alignment_reward/mean"]
     assert weights(ready / "staged") == weights(ready / "throughout") != (ready / "start/model.safetensors").read_bytes()
+
+
+def test_the_misses_of_a_resumed_run_are_those_of_an_undisturbed_one(ready: Path, test_examples: list[Example]) -> None:
+    undisturbed, killed = ready / "undisturbed", ready / "killed"
+    run(METHODS["iapo"], undisturbed, ready, test_examples)
+    misses = (undisturbed / MISSES).read_bytes()
+    after_two = (checkpoint_of(undisturbed, 2) / MISSES).read_bytes()
+    assert misses.count(b"\n") > after_two.count(b"\n") > 0
+    # Killed after step 3's row and before its checkpoint was whole.
+    shutil.copytree(undisturbed, killed)
+    (killed / MISSES).unlink()
+    (checkpoint_of(killed, 3) / "trainer_state.json").unlink()
+    for folder in (killed, undisturbed):
+        clean(folder)
+        run(METHODS["iapo"], folder, ready, test_examples)
+        assert (folder / MISSES).read_bytes() == misses and weights(folder) == weights(undisturbed)

@@ -248,8 +248,7 @@ class _AverageCallback(TrainerCallback):
 
 
 class _SealCallback(TrainerCallback):
-    """Trainer callback that adds the method's own outputs so far to a checkpoint, and lists its files once every process
-    has written its own."""
+    """Trainer callback that adds the method's outputs so far to a checkpoint and lists its files once all are there."""
 
     def __init__(self, trainer: FigureTrainer, run_dir: Path) -> None:
         self._trainer, self._run_dir = trainer, run_dir

@@ -95,7 +95,9 @@ def test_nothing_is_attributed_before_the_penalty_counts_and_all_is_the_same_fro
             name: value for name, value in row.items() if "seconds" not in name and name != "step_time"
         }
     assert rows[-1]["rewards/alignment_reward/mean"] < 0 == rows[0]["rewards/alignment_reward/mean"]
-    assert weights(ready / "staged") == weights(ready / "throughout") != (ready / "start/model.safetensors").read_bytes()
+    assert (
+        weights(ready / "staged") == weights(ready / "throughout") != (ready / "start/model.safetensors").read_bytes()
+    )
 
 
 def test_the_misses_of_a_resumed_run_are_those_of_an_undisturbed_one(ready: Path, test_examples: list[Example]) -> None:

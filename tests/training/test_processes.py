@@ -54,8 +54,8 @@ def test_a_process_of_its_own_finds_the_same_figures_and_the_questions_are_read_
     for name in ("one", "other"):
         save_model(*tiny, tmp_path / name)
     job = DevJob(
-        policies=(tmp_path / "one", tmp_path / "other"), data=data_root, sets=("h_bar", "vwtq"), batch_size=16, turn_tokens=8, device="cpu",
-        precision="float32",
+        policies=(tmp_path / "one", tmp_path / "other"), data=data_root, sets=("h_bar", "vwtq"), batch_size=16,
+        turn_tokens=8, device="cpu", precision="float32",
     )  # fmt: skip
     found = figures_alone(job, tmp_path / "dev.json")
     reads: list[str] = []

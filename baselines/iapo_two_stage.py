@@ -6,7 +6,7 @@ Steps, optimizer and prompts are those of every other method; only when the pena
 from dataclasses import replace
 
 from baselines.iapo_alignment import METHOD as IAPO
-from baselines.iapo_alignment import TRAINER, outcome_and_alignment
+from baselines.iapo_alignment import outcome_and_alignment
 from iapo.config.method_registry import Method, RewardTerm
 from iapo.config.schema import Config
 from iapo.rewards.stages import counted_from
@@ -23,7 +23,7 @@ METHOD = Method(
     name="iapo_two_stage",
     summary="outcome alone, then minus lambda × attribution penalty (arXiv 2606.11652, its two stages)",
     rewards=_outcome_then_alignment,
-    trainer=TRAINER,
+    trainer="iapo.training.attribution_mixin:TwoStageTrainer",
     uses_teacher=True,
     weight=IAPO.weight,
     tuned_as=IAPO.name,

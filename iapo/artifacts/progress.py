@@ -23,6 +23,7 @@ class Progress:
         *,
         unit: str = "step",
         start: int = 0,
+        may_end_early: bool = False,
         every_seconds: float = 10,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -33,6 +34,7 @@ class Progress:
             what: is being done; opens every line.
             unit: what a step is.
             start: steps that a resumed run has behind it.
+            may_end_early: whether the total is the most that it can come to, and so the time left.
             every_seconds: between two lines.
             stream: where to print; standard error when absent.
             clock: seconds, for tests.
@@ -40,6 +42,7 @@ class Progress:
         self._total, self._what, self._unit = total, what, unit
         self._done = self._start = start
         self._every = every_seconds
+        self._bound = "at most " if may_end_early else ""
         self._stream = stream
         self._clock = clock
 
@@ -59,7 +62,9 @@ class Progress:
         each = (now - self._began) / max(1, self._done - self._start)
         left = each * (self._total - self._done)
         shown = "".join(f", {name} {value:.3g}" for name, value in figures.items())
-        self._print(f"{self._unit} {self._done}/{self._total}, {each:.2g} s each, {duration(left)} left{shown}")
+        self._print(
+            f"{self._unit} {self._done}/{self._total}, {each:.2g} s each, {self._bound}{duration(left)} left{shown}"
+        )
 
     def __exit__(
         self,

@@ -196,7 +196,8 @@ def run_stage(
     }
     if until_loss is not None:
         schedule = {"lr_scheduler_type": "constant_with_warmup"}
-    with tempfile.TemporaryDirectory() as scratch, Progress(steps, name) as progress:
+    progress = Progress(steps, name, may_end_early=until_loss is not None)
+    with tempfile.TemporaryDirectory() as scratch, progress:
         trainer = Trainer(
             model=model,
             args=TrainingArguments(

@@ -64,6 +64,23 @@ class Lengths:
         return 2 * MERGED * self.image
 
 
+@dataclass(frozen=True)
+class Distillation:
+    """First turns whose loss a method takes from the teacher, each with a prompt of its own."""
+
+    calls: int = 0
+    """The teacher's own ones of a prompt, at most, all of them right; 0 where it is every rollout's first turn."""
+    teacher: ModelSize | None = None
+    """That says its probabilities of them."""
+
+    def turns(self, groups: float, rollouts: float) -> float:
+        """First turns of some groups, of which some rollouts are at hand.
+
+        In a step these are all. In a pass of a few rollouts, each may be the one that its group's calls go with.
+        """
+        return min(groups, rollouts) * self.calls if self.calls else rollouts
+
+
 def typical_lengths(model: PretrainedConfig, turn_tokens: int) -> Lengths:
     """What time is reckoned with."""
     image = min(max(_IMAGE_TOKENS, model.min_pixels // TOKEN_PIXELS), model.max_pixels // TOKEN_PIXELS)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from iapo.config.method import AttributionConfig, TrainConfig
 from iapo.config.sources import HardwareConfig
-from iapo.jobs.lengths import GB, STREAMS, Lengths, by_tangents, kv_bytes
+from iapo.jobs.lengths import GB, STREAMS, Distillation, Lengths, by_tangents, kv_bytes
 from iapo.jobs.model_sizes import ModelSize
 
 Arithmetic = Literal["bfloat16", "mixed", "float32"]
@@ -54,6 +54,11 @@ _LOGIT_BYTES = 10
 """Of a logit that attribution reads: in bfloat16, in float32, and its gradient."""
 
 
+_DIVERGENCE_BYTES = 24
+"""Of a logit whose divergence from the teacher's is taken: both in bfloat16; in float32 the student's log-probability,
+probability, difference and gradient, and the teacher's log-probability."""
+
+
 _LOGITS_TOGETHER = 2**26
 """That attribution by tangents reads at a time, as ``iapo.attribution.shared_prompts.forward_engine``."""
 
@@ -92,6 +97,7 @@ def training_memory(
     longest: Lengths,
     attribution: AttributionConfig | None = None,
     beside: float = 0,
+    distillation: Distillation | None = None,
 ) -> float:
     """GB that a GPU must have for its process of a training job.
 
@@ -101,7 +107,8 @@ def training_memory(
         settings: of the run.
         longest: its longest rollout.
         attribution: where the method attributes calls.
-        beside: bytes of another model in the same process, a verifier.
+        beside: bytes of another model in the same process, a verifier or the teacher.
+        distillation: where the method adds a loss from the teacher.
     """
     rollouts = settings.groups_per_step * settings.group_size / hardware.processes
     held = min(hardware.rollouts_per_forward or rollouts, rollouts)
@@ -112,6 +119,10 @@ def training_memory(
     patches = 0 if hardware.lora_rank else held * longest.patches
     saved = saved_activations(size, arithmetic, held * longest.sequence, patches, hardware.checkpoint_activations)
     saved += _PIXEL_BYTES * held * longest.patches
+    if distillation is not None:
+        # Both losses are held until one backward pass.
+        turns = distillation.turns(settings.groups_per_step / hardware.processes, held)
+        saved += distilled_bytes(size, hardware, distillation, turns, longest, arithmetic)
     head = _LOGIT_TILE + (0 if hardware.lora_rank else 4 * size.vocabulary * size.hidden)
     peaks = [saved + head]
     if attribution is not None:
@@ -129,6 +140,22 @@ def training_memory(
     engine = 2 * size.parameters + longest.sequence * kv_bytes(size) + _OVERHEAD
     share = hardware.vllm_memory
     return max(needed + _OVERHEAD, states / (1 - share), engine / share) / GB
+
+
+def distilled_bytes(
+    size: ModelSize,
+    hardware: HardwareConfig,
+    distillation: Distillation,
+    turns: float,
+    longest: Lengths,
+    arithmetic: Arithmetic,
+) -> float:
+    """What a loss on some first turns holds until the backward pass: the policy's activations, and all logits."""
+    patches = 0 if hardware.lora_rank else turns * longest.patches / 2
+    tokens = turns * longest.attributed
+    saved = saved_activations(size, arithmetic, tokens, patches, hardware.checkpoint_activations)
+    of_logit = _DIVERGENCE_BYTES if distillation.teacher else _LOGIT_BYTES
+    return saved + of_logit * turns * longest.turn * size.vocabulary
 
 
 def host_memory(size: ModelSize, hardware: HardwareConfig, settings: TrainConfig, longest: Lengths) -> float:

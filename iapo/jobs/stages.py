@@ -10,7 +10,7 @@ from iapo.config.method import AttributionConfig, TrainConfig
 from iapo.config.method_registry import Method, resolve, tuned_method
 from iapo.config.schema import Config
 from iapo.config.sources import PretrainedConfig
-from iapo.jobs.lengths import GB, Lengths, longest_lengths, typical_lengths
+from iapo.jobs.lengths import GB, Distillation, Lengths, longest_lengths, typical_lengths
 from iapo.jobs.memory import (
     HOST_OVERHEAD,
     attribution_bytes,
@@ -122,8 +122,11 @@ class _Run:
     """Of its stage."""
     settings: TrainConfig
     attribution: AttributionConfig | None = None
+    distillation: Distillation | None = None
+    cache: AttributionConfig | None = None
+    """Of the teacher's cache that it reads."""
     beside: float = 0
-    """Bytes of the verifier in each process."""
+    """Bytes of the teacher in each process, where it is the verifier or asked for its probabilities."""
 
 
 class _Reckoning:
@@ -148,17 +151,23 @@ class _Reckoning:
 
     def _run(self, name: str) -> _Run:
         """A training run of a method or variant."""
-        asks_teacher = self._config.verifier.kind == "teacher"
-        verifier = self._teacher.size.parameters * weight_bytes(self._hardware)
         method, resolved = resolve(name, self._config, self._methods)
-        verifies = method.uses_verifier and asks_teacher
+        asks = method.asks_teacher(self._config)
+        what = " with attribution" if method.uses_teacher else " with a verifier" if asks else ""
         return _Run(
             "policy",
-            f"train methods{' with attribution' if method.uses_teacher else ' with a verifier' if verifies else ''}",
+            f"train methods{' with distillation' if method.distils else what}",
             resolved.train,
             resolved.attribution if method.uses_teacher else None,
-            verifier if verifies else 0,
+            self._distillation(method),
+            resolved.teacher_attribution if method.reads_cache else None,
+            self._teacher.size.parameters * weight_bytes(self._hardware) if asks else 0,
         )
+
+    def _distillation(self, method: Method) -> Distillation | None:
+        if method.distils == "calls":
+            return Distillation(calls=1 + self._config.teacher.sampled_calls)
+        return Distillation(teacher=self._teacher.size) if method.distils else None
 
     def _tuned(self) -> list[_Run]:
         """A trial of each method whose weight is chosen."""
@@ -178,8 +187,11 @@ class _Reckoning:
             run = _Run("first_stage", "train the student's first stage", config.student.first_stage)
             stages.append(self._training(run))
         stages.append(self._sample_student())
+        if caches := {run.cache for run in self._runs.values() if run.cache}:
+            # One job for each setting of the attribution that some method has.
+            stages.append(replace(self._cache_teacher(), jobs=len(caches)))
         if any(run.attribution for run in self._runs.values()):
-            stages += [self._cache_teacher(), self._ask_teachers()]
+            stages.append(self._ask_teachers())
         stages += [self._choose_weight(run) for run in self._trials]
         stages += [
             self._training(run, seeds=len(batch)) for run in self._runs.values() for batch in config.seed_batches
@@ -205,9 +217,9 @@ class _Reckoning:
         model = model or self._student
         settings, hardware = run.settings, self._hardware
         typical, rates = model.typical(settings.turn_tokens), self._rates(model.size)
-        step = step_seconds(model.size, hardware, rates, settings, typical, run.attribution)
+        step = step_seconds(model.size, hardware, rates, settings, typical, run.attribution, run.distillation)
         longest = model.longest(settings.turn_tokens, settings.max_completion_length)
-        memory = training_memory(model.size, hardware, settings, longest, run.attribution, run.beside)
+        memory = training_memory(model.size, hardware, settings, longest, run.attribution, run.beside, run.distillation)
         host = host_memory(model.size, hardware, settings, longest) + run.beside * hardware.processes / GB
         hours = seeds * settings.steps * step / 3600 + _START_HOURS
         return Stage(run.kind, run.name, 1, hardware.processes, memory, host, hours, 0)
@@ -224,18 +236,13 @@ class _Reckoning:
         return self._running("student_calls", "sample the student", self._student, memory, hours)
 
     def _cache_teacher(self) -> Stage:
-        """One job for each setting of the attribution that some method has."""
         config, teacher = self._config, self._teacher
         prompts = self._prompts(config.train.prompts_per_set)
         turn_tokens = config.teacher.train.turn_tokens
         hours = self._sampling_hours((1 + config.teacher.sampled_calls) * prompts, teacher, turn_tokens)
         hours += self._attributing_hours(teacher, config.teacher_attribution, prompts * candidates(config), prompts)
-        used = {
-            replace(run.attribution, n_steps=config.teacher.n_steps) for run in self._runs.values() if run.attribution
-        }
         memory = self._attributing_memory(teacher)
-        job = self._running("cache", "cache the teacher's attribution", teacher, memory, hours)
-        return replace(job, jobs=len(used))
+        return self._running("cache", "cache the teacher's attribution", teacher, memory, hours)
 
     def _ask_teachers(self) -> Stage:
         config = self._config

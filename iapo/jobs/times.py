@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from iapo.config.method import AttributionConfig, TrainConfig
 from iapo.config.sources import HardwareConfig
-from iapo.jobs.lengths import STREAMS, Lengths, by_tangents, kv_bytes
+from iapo.jobs.lengths import STREAMS, Distillation, Lengths, by_tangents, kv_bytes
 from iapo.jobs.model_sizes import ModelSize
 
 _TOKEN_SECONDS = 0.03
@@ -96,6 +96,28 @@ def attribution_flops(
     return 2 * config.n_steps * size.language * tokens
 
 
+def distillation_flops(
+    size: ModelSize, distillation: Distillation, turns: float, lengths: Lengths, passes: int, vision_passes: int
+) -> float:
+    """Of a loss on some first turns: the policy's passes over each turn and its prompt, and the teacher's forward one.
+
+    Args:
+        size: of the policy.
+        distillation: what is taken from the teacher.
+        turns: whose loss it is; equal ones are seldom in the same pass.
+        lengths: of each.
+        passes: × parameters × tokens, of the policy's language model.
+        vision_passes: those of its vision tower.
+    """
+    teacher = distillation.teacher
+    asked = [(size, passes, vision_passes), *([(teacher, 2, 2)] if teacher else [])]
+    # One figure: the edited one comes behind the turn.
+    return turns * sum(
+        text * model.language * lengths.attributed + vision * model.vision * lengths.patches / 2
+        for model, text, vision in asked
+    )
+
+
 def generation_seconds(
     size: ModelSize, rates: Rates, sequences: float, lengths: Lengths, turns: int, by_vllm: bool = False
 ) -> float:
@@ -114,6 +136,7 @@ def step_seconds(
     settings: TrainConfig,
     typical: Lengths,
     attribution: AttributionConfig | None = None,
+    distillation: Distillation | None = None,
 ) -> float:
     """Of one optimizer step of a training job.
 
@@ -124,6 +147,7 @@ def step_seconds(
         settings: of the run.
         typical: its rollouts.
         attribution: where the method attributes calls.
+        distillation: where it adds a loss from the teacher.
     """
     rollouts = settings.groups_per_step * settings.group_size
     by_vllm = settings.rollouts != "transformers"
@@ -140,6 +164,10 @@ def step_seconds(
         apart = hardware.strategy == "fsdp2" and not by_tangents(attribution)
         prompts = None if apart else settings.groups_per_step
         flops += attribution_flops(size, attribution, calls, typical, prompts)
+    if distillation is not None:
+        turns = distillation.turns(settings.groups_per_step, rollouts)
+        recomputed = 2 * hardware.checkpoint_activations
+        flops += distillation_flops(size, distillation, turns, typical, text + recomputed, vision + recomputed)
     return generation + flops / (hardware.processes * rates.tflops * 1e12)
 
 

@@ -291,11 +291,11 @@ class AlignmentTrainer(AttributionMixin, FigureTrainer):
             unchanged = "No weight was changed by it, and the same command goes on from the last checkpoint."
             self.stop_run(found.problem, f"{found.advice} {unchanged}", found.rows)
 
-    def write_extras(self, run_dir: Path) -> None:
+    def write_extras(self, folder: Path) -> None:
         """Write the calls that had no exact row in the cache, most frequent first, for the rule ``fill_cache``.
 
         Args:
-            run_dir: the run directory.
+            folder: the run directory at the end, a checkpoint's before.
         """
         misses: Counter[tuple[str, str]] = Counter()
         for process_misses in gather_object([dict(self.misses)]):
@@ -303,6 +303,27 @@ class AlignmentTrainer(AttributionMixin, FigureTrainer):
         if not self.accelerator.is_main_process:
             return
         ordered = sorted(misses.items(), key=lambda item: (-item[1], item[0]))
-        with atomic_write(run_dir / MISSES) as tmp:
+        with atomic_write(folder / MISSES) as tmp:
             lines = [json.dumps({"prompt_key": key, "turn": text, "count": count}) for (key, text), count in ordered]
             tmp.write_text("".join(f"{line}\n" for line in lines))
+
+    def read_extras(self, checkpoint: Path) -> None:
+        """Go on counting from the misses of a checkpoint.
+
+        Args:
+            checkpoint: its folder.
+        """
+        # Those of all processes are in one file, and are summed again.
+        if not self.accelerator.is_main_process:
+            return
+        for miss in map(json.loads, (checkpoint / MISSES).read_text().splitlines()):
+            self.misses[miss["prompt_key"], miss["turn"]] = miss["count"]
+
+
+class TwoStageTrainer(AlignmentTrainer):
+    """Trainer of the methods whose penalty counts from a later step on: before it no call is attributed."""
+
+    def _attribute(self, inputs: list[Any]) -> None:
+        # Before that step the reward, :func:`iapo.rewards.stages.counted_from`, reads none of the columns.
+        if self.state.global_step >= self._alignment.from_step:
+            super()._attribute(inputs)

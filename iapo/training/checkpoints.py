@@ -120,7 +120,7 @@ def seal(run_dir: Path, step: int) -> None:
         run_dir: the run directory.
         step: optimizer steps completed at the checkpoint.
     """
-    checkpoint = run_dir / "checkpoints" / f"checkpoint-{step}"
+    checkpoint = checkpoint_of(run_dir, step)
     files = [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name != _LIST]
     # The mean of the last steps' weights is part of where a run is.
     files += [path for path in [run_dir / "average" / f"{step}.safetensors"] if path.exists()]
@@ -185,6 +185,11 @@ def _damage(checkpoint: Path) -> str | None:
 def last_checkpoint(run_dir: Path) -> Path | None:
     """Return the latest checkpoint in a run directory, or None before the first one."""
     return max((run_dir / "checkpoints").glob("checkpoint-*"), key=step_of, default=None)
+
+
+def checkpoint_of(run_dir: Path, step: int) -> Path:
+    """Return the folder of the checkpoint of a step."""
+    return run_dir / "checkpoints" / f"checkpoint-{step}"
 
 
 def step_of(checkpoint: Path | None) -> int:

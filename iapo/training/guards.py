@@ -20,15 +20,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from iapo.artifacts.files import write_json
 from iapo.models.processor import IMAGE_TOKEN, SUPPRESSED_TOKENS
 from iapo.rollout.image_check import ImagesOutOfStep, check_images
-from iapo.training.rollout_recorder import with_rollout_index
+from iapo.training.rollout_recorder import RolloutIndexMixin
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from trl import GRPOTrainer as _Trainer
 
     from iapo.training.rollout_recorder import RolloutRow
-else:
-    _Trainer = object
 
 _MAX_FIRST_KL = 1e-3
 """Largest KL to the reference before the first update, where policy and reference are one checkpoint."""
@@ -41,7 +38,7 @@ class RolloutFault(RuntimeError):
     """A batch that must not be trained on; the message names its examples and the file with the run's state."""
 
 
-class GuardMixin(_Trainer):
+class GuardMixin(RolloutIndexMixin):
     """Trainer mixin that stops a run at the first batch that must not be trained on, and names its examples."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -56,8 +53,7 @@ class GuardMixin(_Trainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         self._example_ids = [row["example_id"] for row in inputs]
         self._row_of_image, self._row_rewards = {}, None
-        output = super()._generate_and_score_completions(inputs)
-        return with_rollout_index(output, len(inputs))
+        return super()._generate_and_score_completions(inputs)
 
     def _generate_single_turn(
         self,

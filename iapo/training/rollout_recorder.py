@@ -52,16 +52,19 @@ class RolloutRow(DatasetRow, total=False):
     without a call that was looked up."""
 
 
-def with_rollout_index(output: dict[str, Any], rollouts: int) -> dict[str, Any]:
-    """Return TRL's batch with each row's place in it, which stays with it when TRL shuffles and splits the rows."""
-    return {"rollout_index": torch.arange(rollouts)} | output
+class RolloutIndexMixin(_Trainer):
+    """Mixin that adds each row's place in TRL's batch, which stays with it when TRL shuffles and splits the rows."""
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output = super()._generate_and_score_completions(inputs)
+        return {"rollout_index": torch.arange(len(inputs))} | output
 
 
 _MEMO_BYTES = 2**29
 """Pixels of tokenized prompts that are kept from step to step; more would fill a node's memory in a long run."""
 
 
-class TurnMixin(_Trainer):
+class TurnMixin(RolloutIndexMixin):
     """Mixin that keeps each rollout's prompt and first turn, tokenizes equal prompts once, and logs timings."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -113,7 +116,7 @@ class TurnMixin(_Trainer):
         self._rows = inputs
         if sum(_pixel_bytes(prompt) for prompt in self._prompt_memo.values()) > _MEMO_BYTES:
             self._prompt_memo.clear()
-        return with_rollout_index(super()._generate_and_score_completions(inputs), len(inputs))
+        return super()._generate_and_score_completions(inputs)
 
     def _tokenize_prompts(
         self, prompts: list[list[Message]]

@@ -31,7 +31,7 @@ from iapo.models.loading import load_model, save_model
 from iapo.models.weight_average import WeightAverage
 from iapo.rewards.dev_accuracy import dev_accuracy
 from iapo.rollout.environment import ENVIRONMENTS
-from iapo.training.checkpoints import last_checkpoint, metrics_file, seal, step_of
+from iapo.training.checkpoints import checkpoint_of, last_checkpoint, metrics_file, seal, step_of
 from iapo.training.grpo_config import grpo_config, with_completion_length
 from iapo.training.monitors import Monitor
 from iapo.training.trainer import FigureTrainer, MetricsCallback, Sources
@@ -107,6 +107,8 @@ def train(
     trainer.add_callback(ending)
     average = _averaged(trainer, run_dir, finished, settings.average_last)
     trainer.add_callback(_SealCallback(trainer, run_dir))
+    if checkpoint is not None:
+        trainer.read_extras(checkpoint)
     dev_questions = _DevQuestions(trainer, processor, settings, dev, name)
     with steps() as ending.steps, _followed(trainer, config, run_dir, finished, name, dev_questions):
         if finished < settings.steps or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -246,14 +248,16 @@ class _AverageCallback(TrainerCallback):
 
 
 class _SealCallback(TrainerCallback):
-    """Trainer callback that lists a checkpoint's files once every process has written its own."""
+    """Trainer callback that adds the method's outputs so far to a checkpoint and lists its files once all are there."""
 
     def __init__(self, trainer: FigureTrainer, run_dir: Path) -> None:
-        self._accelerator, self._run_dir = trainer.accelerator, run_dir
+        self._trainer, self._run_dir = trainer, run_dir
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        self._accelerator.wait_for_everyone()
-        if self._accelerator.is_main_process:
+        self._trainer.write_extras(checkpoint_of(self._run_dir, state.global_step))
+        accelerator = self._trainer.accelerator
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
             seal(self._run_dir, state.global_step)
 
 

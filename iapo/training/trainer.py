@@ -89,11 +89,18 @@ class FigureTrainer(TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, HostPixe
         """
         return {}
 
-    def write_extras(self, run_dir: Path) -> None:
-        """Write the method's outputs other than the policy; every process calls it.
+    def write_extras(self, folder: Path) -> None:
+        """Write the method's outputs other than the policy, as they are after this step; every process calls it.
 
         Args:
-            run_dir: the run directory.
+            folder: the run directory at the end, a checkpoint's before.
+        """
+
+    def read_extras(self, checkpoint: Path) -> None:
+        """Go on from what :meth:`write_extras` wrote with a checkpoint; every process calls it.
+
+        Args:
+            checkpoint: its folder.
         """
 
     def _get_tool_suffix_ids(self, tool_messages: list[Message]) -> list[int]:

@@ -1,6 +1,6 @@
-"""A trained policy's results on the dev split, in a process of their own.
+"""Trained policies' results on the dev split, in a process of their own.
 
-A trial's training needs its GPU whole, and answering leaves memory on it that a process gives back only as it ends.
+What is trained next needs its GPU whole, and answering leaves memory on it that a process gives back only as it ends.
 ``python -m iapo.training.trial JOB.json`` is that process.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter
@@ -21,15 +22,16 @@ from iapo.jobs.ending import exit_when_asked
 from iapo.jobs.job_log import show_own_messages
 from iapo.jobs.launch import launch_alone
 from iapo.models.loading import load_model
-from iapo.training.weight_search import dev_figures
+from iapo.training.weight_search import DevFigures, dev_figures
+from iapo.types import Example
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class DevJob:
-    """Which policy answers which questions, and how."""
+    """Which policies answer which questions, and how."""
 
-    policy: Path
-    """Pretrained directory."""
+    policies: tuple[Path, ...]
+    """Pretrained directories."""
     data: Path
     """Folder of the data's manifest."""
     sets: tuple[str, ...]
@@ -45,17 +47,18 @@ class DevJob:
 _JOB: TypeAdapter[DevJob] = TypeAdapter(DevJob)
 
 
-def policy_figures(policy: Path, data: Path, config: Config) -> tuple[float, float, int]:
-    """Return a policy's accuracy and call rate on the dev split, and the number of questions.
+def policy_figures(policies: Sequence[Path], data: Path, config: Config, run_dir: Path) -> list[DevFigures]:
+    """Return each policy's results on the dev split.
 
     Args:
-        policy: pretrained directory.
+        policies: pretrained directories.
         data: folder of the data's manifest.
         config: of the run.
+        run_dir: folder of the search; a process of its own finds its description there, and leaves its results.
     """
     evaluation = config.evaluation
     job = DevJob(
-        policy=policy,
+        policies=tuple(policies),
         data=data,
         sets=config.train.sets,
         batch_size=evaluation.batch_size,
@@ -63,33 +66,34 @@ def policy_figures(policy: Path, data: Path, config: Config) -> tuple[float, flo
         device=config.device,
         precision=config.hardware.precision,
     )
-    return figures_of(job, alone=config.device != "cpu")
+    return figures_of(job) if config.device == "cpu" else figures_alone(job, run_dir / "dev.json")
 
 
-def figures_of(job: DevJob, *, alone: bool) -> tuple[float, float, int]:
-    """Return accuracy, call rate and number of questions of a job.
+def figures_of(job: DevJob) -> list[DevFigures]:
+    """Return the results of each policy of a job; the questions are read once for all."""
+    dev = read_split(job.data, "dev", job.sets)
+    return [_policy_figures(policy, dev, job) for policy in job.policies]
+
+
+def figures_alone(job: DevJob, description: Path) -> list[DevFigures]:
+    """Return the results of each policy of a job, from a process of its own.
 
     Args:
         job: the job.
-        alone: whether in a process of its own; its description and its results are written beside the policy.
+        description: file that the job is described in; the results are written beside it.
     """
-    if not alone:
-        return _figures(job)
-    description = job.policy.with_name(f"{job.policy.name}_dev.json")
     with atomic_write(description) as tmp:
         tmp.write_bytes(_JOB.dump_json(job, indent=1))
     launch_alone("iapo.training.trial", description)
-    accuracy, call_rate, items = json.loads(_results(description).read_text())
-    return accuracy, call_rate, items
+    return [DevFigures(*found) for found in json.loads(_results(description).read_text())]
 
 
 def _results(description: Path) -> Path:
     return description.with_suffix(".results.json")
 
 
-def _figures(job: DevJob) -> tuple[float, float, int]:
-    model, processor = load_model(job.policy, device=job.device, precision=job.precision)
-    dev = read_split(job.data, "dev", job.sets)
+def _policy_figures(policy: Path, dev: Sequence[Example], job: DevJob) -> DevFigures:
+    model, processor = load_model(policy, device=job.device, precision=job.precision)
     return dev_figures(model, processor, dev, batch_size=job.batch_size, turn_tokens=job.turn_tokens)
 
 
@@ -97,4 +101,4 @@ if __name__ == "__main__":
     show_own_messages()
     described = Path(sys.argv[1])
     with exit_when_asked():
-        write_json(_results(described), list(_figures(_JOB.validate_json(described.read_bytes()))))
+        write_json(_results(described), figures_of(_JOB.validate_json(described.read_bytes())))

@@ -11,6 +11,8 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from iapo.models.interfaces import Processor, QwenVL
 from iapo.rewards.answers.extraction import extract
@@ -19,6 +21,17 @@ from iapo.rollout.two_turn import roll_out
 from iapo.types import Example
 
 _log = logging.getLogger(__name__)
+
+
+class DevFigures(NamedTuple):
+    """A policy's greedy results on the dev split."""
+
+    accuracy: float
+    """Share of correct answers, in [0, 1]."""
+    call_rate: float
+    """Share of rollouts that attempt a tool call, in [0, 1]."""
+    items: int
+    """Number of questions."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +51,24 @@ class Trial:
 
 
 def run_trials(
-    factors: Sequence[float], configured: float, run: Callable[[float], tuple[float, float, int]]
+    factors: Sequence[float],
+    configured: float,
+    train: Callable[[float], Path],
+    answer: Callable[[Sequence[Path]], Sequence[DevFigures]],
 ) -> list[Trial]:
-    """Run one trial per factor.
+    """Run one trial per factor, and then ask all policies together, for which the dev split is read once.
 
     Args:
         factors: multiples of the configured weight to try.
         configured: weight in the configuration.
-        run: trains with the given weight and returns the policy's accuracy, its call rate and the number of questions
-            on the dev split.
+        train: trains with the given weight and returns the policy's pretrained directory.
+        answer: returns the results of each policy on the dev split.
     """
-    trials = []
-    for factor in factors:
-        weight = factor * configured
-        trials.append(Trial(factor, weight, *run(weight)))
-        _log.info("weight %g: dev accuracy %.3f, calls %.2f", weight, trials[-1].accuracy, trials[-1].call_rate)
+    weights = [factor * configured for factor in factors]
+    found = answer([train(weight) for weight in weights])
+    trials = [Trial(factor, weight, *each) for factor, weight, each in zip(factors, weights, found, strict=True)]
+    for trial in trials:
+        _log.info("weight %g: dev accuracy %.3f, calls %.2f", trial.weight, trial.accuracy, trial.call_rate)
     return trials
 
 
@@ -63,7 +79,7 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 def dev_figures(
     model: QwenVL, processor: Processor, examples: Sequence[Example], *, batch_size: int, turn_tokens: int
-) -> tuple[float, float, int]:
+) -> DevFigures:
     """Evaluate a policy with greedy decoding.
 
     Args:
@@ -72,9 +88,6 @@ def dev_figures(
         examples: questions of the dev split.
         batch_size: number of questions decoded together.
         turn_tokens: maximum length of a turn, in tokens.
-
-    Returns:
-        Accuracy, call rate and number of questions.
     """
     scores: list[float] = []
     called = 0
@@ -83,4 +96,4 @@ def dev_figures(
         for example, rollout in zip(chunk, roll_out(model, processor, chunk, turn_tokens=turn_tokens), strict=True):
             scores.append(score(extract(rollout.texts[-1]), example.answer, example.metric))
             called += rollout.called
-    return sum(scores) / len(scores), called / len(scores), len(scores)
+    return DevFigures(sum(scores) / len(scores), called / len(scores), len(scores))

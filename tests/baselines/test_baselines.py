@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from iapo.rollout.environment import ENVIRONMENTS, answer_tool_calls
 from iapo.rollout.status import call_status
 from iapo.training.run import train
 from iapo.training.trainer import FigureTrainer, trained_tokens
-from iapo.training.weight_search import Trial, best, run_trials
+from iapo.training.weight_search import DevFigures, Trial, best, run_trials
 from iapo.types import CallStatus, Example
 
 
@@ -159,14 +160,14 @@ def test_a_chosen_weight_reaches_the_method_its_controls_and_its_variants() -> N
 
 
 def test_the_most_accurate_trial_wins_and_ties_go_to_the_configured_weight() -> None:
-    asked: list[float] = []
+    asked: list[list[str]] = []
 
-    def run(weight: float) -> tuple[float, float, int]:
-        asked.append(weight)
-        return {0.125: 0.5, 0.5: 0.7, 2.0: 0.7}[weight], 1.0, 240
+    def answer(policies: Sequence[Path]) -> list[DevFigures]:
+        asked.append([policy.name for policy in policies])
+        return [DevFigures({"0.125": 0.5, "0.5": 0.7, "2.0": 0.7}[policy.name], 1.0, 240) for policy in policies]
 
-    trials = run_trials((0.25, 4.0, 1.0), 0.5, run)
-    assert asked == [0.125, 2.0, 0.5]
+    trials = run_trials((0.25, 4.0, 1.0), 0.5, lambda weight: Path(str(weight)), answer)
+    assert asked == [["0.125", "2.0", "0.5"]] and [trial.weight for trial in trials] == [0.125, 2.0, 0.5]
     assert best(trials).factor == 1.0
     assert best([Trial(0.25, 0.1, 0.9, 1.0, 100), *trials]).weight == 0.1
 

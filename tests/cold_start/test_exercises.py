@@ -83,7 +83,11 @@ def test_every_other_reading_exercise_shows_the_cells_of_the_label_alone(example
 
 @pytest.mark.parametrize(("until_loss", "steps"), [(None, 6), (0.0, 6), (1e9, 1)])
 def test_a_stage_ends_once_it_is_learned(
-    until_loss: float | None, steps: int, tiny: tuple[Any, Any], examples: list[Example]
+    until_loss: float | None,
+    steps: int,
+    tiny: tuple[Any, Any],
+    examples: list[Example],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     model, processor = copy.deepcopy(tiny[0]), tiny[1]
     trained: list[int] = []
@@ -99,3 +103,5 @@ def test_a_stage_ends_once_it_is_learned(
         until_loss=until_loss,
     )
     assert len(trained) == steps
+    # Only where it may end early is the time left a bound.
+    assert ("at most 0 s left" in capsys.readouterr().err) == (until_loss == 0.0)

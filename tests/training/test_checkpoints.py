@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -98,3 +99,20 @@ def test_a_large_file_goes_by_its_size(run_dir: Path, monkeypatch: pytest.Monkey
     assert damage_of(weights.parent) is None
     cut(weights)
     assert "bytes, expected" in str(damage_of(weights.parent))
+
+
+def test_a_full_disk_loses_no_metrics(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    write = Path.write_text
+
+    def full(path: Path, text: str) -> int:
+        write(path, text[: len(text) // 2])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        clean(run_dir)
+    monkeypatch.undo()
+    assert (run_dir / "metrics.jsonl").read_bytes() == before and not list(run_dir.glob(".*.part"))
+    clean(run_dir)
+    assert steps(run_dir) == [1, 2, 3, 4]

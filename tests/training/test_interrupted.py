@@ -19,7 +19,7 @@ from iapo.config.declared import declare
 from iapo.config.schema import Config, TrainConfig
 from iapo.config.sources import HardwareConfig
 from iapo.models.loading import save_model
-from iapo.training.checkpoints import is_whole, last_checkpoint, metrics_file, step_of
+from iapo.training.checkpoints import damage_of, last_checkpoint, metrics_file, step_of
 
 STARTS = """
 import sys
@@ -60,7 +60,7 @@ def test_a_checkpoint_is_taken_at_the_end_of_a_step(
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 130, log.read_text()
     checkpoint = last_checkpoint(job.run_dir)
-    assert checkpoint and is_whole(checkpoint)
+    assert checkpoint and damage_of(checkpoint) is None
     assert [row["step"] for row in metrics.rows()] == list(range(1, step_of(checkpoint) + 1))
     assert f"interrupted after step {step_of(checkpoint)}, which is saved" in log.read_text()
     assert not [each for each in below if each.is_running()] and not job.output.exists()

@@ -14,8 +14,9 @@ from iapo.config.schema import Config, ConfigError, TrainConfig
 from iapo.config.sources import HardwareConfig
 from iapo.jobs.launch import launch
 from iapo.models.loading import load_model, save_model
+from iapo.training import trial
 from iapo.training.grpo_config import batch_sizes, grpo_config
-from iapo.training.trial import DevJob, figures_of
+from iapo.training.trial import DevJob, figures_alone, figures_of
 
 FEW = TrainConfig(steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1)
 
@@ -47,13 +48,21 @@ def test_a_failed_process_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "FileNotFoundError" in capsys.readouterr().err
 
 
-def test_a_process_of_its_own_finds_the_same_figures(tmp_path: Path, tiny: tuple[Any, Any], data_root: Path) -> None:
-    save_model(*tiny, tmp_path / "policy")
+def test_a_process_of_its_own_finds_the_same_figures_and_the_questions_are_read_once(
+    tmp_path: Path, tiny: tuple[Any, Any], data_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "other"):
+        save_model(*tiny, tmp_path / name)
     job = DevJob(
-        policy=tmp_path / "policy", data=data_root, sets=("h_bar", "vwtq"), batch_size=16, turn_tokens=8, device="cpu",
-        precision="float32",
+        policies=(tmp_path / "one", tmp_path / "other"), data=data_root, sets=("h_bar", "vwtq"), batch_size=16,
+        turn_tokens=8, device="cpu", precision="float32",
     )  # fmt: skip
-    assert figures_of(job, alone=True) == figures_of(job, alone=False)
+    found = figures_alone(job, tmp_path / "dev.json")
+    reads: list[str] = []
+    read = trial.read_split
+    monkeypatch.setattr(trial, "read_split", lambda *which: reads.append(which[1]) or read(*which))
+    assert found == figures_of(job) and found[0] == found[1] and found[0].items == 40
+    assert reads == ["dev"]
 
 
 @pytest.mark.parametrize(("strategy", "each_pass"), [("fsdp2", True), ("ddp", False)])

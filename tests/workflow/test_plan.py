@@ -3,8 +3,10 @@
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
 from iapo.artifacts.code_digest import ROOT
 
@@ -58,6 +60,25 @@ def test_a_typo_is_one_line_before_any_job() -> None:
     assert result.returncode != 0
     assert "train.stpes: unknown key; did you mean 'steps'?" in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_a_model_of_another_family_is_one_line_before_any_job(device: str, tmp_path: Path) -> None:
+    config = tmp_path / "hub/Someone/Else/config.json"
+    config.parent.mkdir(parents=True)
+    config.write_text('{"model_type": "qwen3_vl"}')
+    overlay = tmp_path / "overlay.yaml"
+    source = {"repo": "Someone/Else", "revision": "0" * 40}
+    changes = {
+        "device": device,
+        "hub": {"address": str(tmp_path / "hub"), "downloads": str(tmp_path / "downloads")},
+        "student": {"model": {"pretrained": {"source": source}}},
+    }
+    overlay.write_text(yaml.safe_dump(changes))
+    result = plan("--configfile", "config/paper.yaml", "config/presets/rehearsal.yaml", str(overlay))
+    assert result.returncode != 0 and "Traceback" not in result.stderr
+    (line,) = [each for each in result.stderr.splitlines() if "model_type" in each]
+    assert line.startswith("error: Someone/Else: found model_type 'qwen3_vl', expected 'qwen2_5_vl'")
 
 
 def test_the_table_comes_with_the_viewer_and_the_cards_but_does_not_wait_for_them() -> None:

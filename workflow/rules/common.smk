@@ -18,6 +18,7 @@ from iapo.jobs.model_sizes import (
     UnknownModelError,
     UnsupportedModelError,
     learn_sizes,
+    model_size,
 )
 from iapo.jobs.preflight import (
     PreflightError,
@@ -84,17 +85,19 @@ wildcard_constraints:
 
 
 def estimated():
-    """What the run needs; None on a CPU, where there are tiny models only, and where a model's sizes are not known."""
-    if not CONFIG.sources or CONFIG.device != "cuda":
-        return None
+    """What the run needs; None on a CPU and where sizes are not known. On either device other families are refused."""
+    on_gpu = CONFIG.device == "cuda"
     try:
         for pretrained in CONFIG.pretrained_models:
             learn_sizes(pretrained.source, CONFIG.hub)
-        return estimate(CONFIG, METHODS)
+            model_size(pretrained.source, CONFIG.hub)
+        return estimate(CONFIG, METHODS) if CONFIG.sources and on_gpu else None
     except UnsupportedModelError as error:
         sys.exit(f"error: {error}")
     except (UnknownModelError, HubError) as error:
-        print(f"no estimate: {error}", file=sys.stderr)
+        # On a CPU none is asked for; the download itself says what is wrong with the hub.
+        if on_gpu:
+            print(f"no estimate: {error}", file=sys.stderr)
         return None
 
 

@@ -1,5 +1,6 @@
 """Choose one method's weight on the dev split: short trials from the student's cold start."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ with job(snakemake) as run:
     from iapo.config.schema import load_config
     from iapo.training.checkpoints import drop_checkpoints
     from iapo.training.trial import policy_figures
-    from iapo.training.weight_search import best, run_trials
+    from iapo.training.weight_search import DevFigures, best, run_trials
 
     name, params = snakemake.wildcards.method, snakemake.params
     tuning = run.config.tuning
@@ -24,8 +25,11 @@ with job(snakemake) as run:
     cache, teacher = (Path(paths[0]) if paths else None for paths in optional.values())
     training_settings = {key: params.settings[key] for key in params.training}
 
-    def trial(weight: float) -> tuple[float, float, int]:
-        folder = Path(params.run_dir) / f"weight_{weight:g}"
+    run_dir = Path(params.run_dir)
+
+    def train(weight: float) -> Path:
+        """The policy of a trial."""
+        folder = run_dir / f"weight_{weight:g}"
         settings = with_value(training_settings, "train.steps", tuning.steps)
         run_job(
             TrainingJob(
@@ -44,9 +48,12 @@ with job(snakemake) as run:
                 code=params.code,
             )
         )
-        return policy_figures(folder / "model", manifest.parent, run.config)
+        return folder / "model"
 
-    trials = run_trials(tuning.factors, value_of(training_settings, params.weight), trial)
+    def answer(policies: Sequence[Path]) -> list[DevFigures]:
+        return policy_figures(policies, manifest.parent, run.config, run_dir)
+
+    trials = run_trials(tuning.factors, value_of(training_settings, params.weight), train, answer)
     chosen = best(trials)
     write_json(
         Path(snakemake.output.choice),
@@ -59,4 +66,4 @@ with job(snakemake) as run:
         weight=chosen.weight,
     )
     if load_config(snakemake.config).sources:
-        drop_checkpoints(Path(params.run_dir))
+        drop_checkpoints(run_dir)

@@ -6,7 +6,7 @@ Read through :mod:`iapo.config.schema`. Values of the paper's profile that the p
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, replace
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
@@ -135,6 +135,12 @@ class HardwareConfig:
     arithmetic on a GPU, since small updates are lost in bfloat16."""
     lora_rank: Annotated[int, Field(ge=0)] = 0
     """Rank of the adapters that are trained in place of all weights, merged into them at the end; 0 trains all."""
+    cache_jobs: Annotated[Count, RERUNS_NOTHING] = 1
+    """Jobs that make one teacher's cache, each with one GPU and a part of the prompts; what they made is joined. With
+    another number rows that are there are taken over."""
+    trials_on_one_gpu: Annotated[bool, RERUNS_NOTHING] = False
+    """Train each trial of a weight in one process instead of `processes`, where one GPU holds it: several methods'
+    trials run side by side."""
     memory_gb: Annotated[Positive | None, RERUNS_NOTHING] = None
     """Memory of one GPU, GB; null asks the machine. The estimate before a run is held against it."""
     disk_gb: Annotated[Positive | None, RERUNS_NOTHING] = None
@@ -152,3 +158,8 @@ class HardwareConfig:
     """Share of a GPU's memory for vLLM where it shares the GPU with training."""
     vllm_server: Annotated[str, RERUNS_NOTHING] = "http://localhost:8000"
     """Address of the server where rollouts come from one (`train.rollouts: vllm_server`)."""
+
+    @property
+    def of_trials(self) -> HardwareConfig:
+        """What a trial of a weight may use."""
+        return replace(self, processes=1, strategy="ddp") if self.trials_on_one_gpu else self

@@ -12,6 +12,7 @@ PHRASES = {
     "cache_teacher": "cache/cached the attributions of teacher {start} ({cache})",
     "cold_start": "make/made {policy} {start}",
     "compare_options": "compare/compared the options of attribution",
+    "cut_prompts": "cut/cut out prompts for the cache of teacher {start} ({cache})",
     "download": "download/downloaded {repo}",
     "download_prompt": "download/downloaded a prompt of released weights",
     "evaluate_policy": "evaluate/evaluated {method}",
@@ -19,6 +20,7 @@ PHRASES = {
     "evaluate_released": "evaluate/evaluated the released {method}",
     "fill_cache": "fill/filled the cache of teacher {start} ({cache})",
     "informative_teacher": "ask/asked whether the teacher is informative",
+    "join_cache": "join/joined the cache of teacher {start} ({cache})",
     "make_ablations": "make/made the ablations' table",
     "make_tables": "make/made tables and figures",
     "measure_condition": "measure/measured a condition's policies",
@@ -56,7 +58,8 @@ def in_words(rule: str, wildcards: Mapping[str, str], *, done: bool) -> str:
     kind = kind_of(rule)
     verbs, _, rest = PHRASES.get(kind, f"run/ran {rule}").partition(" ")
     now, _, past = verbs.partition("/")
-    return f"{past if done else now} {rest.format_map(wildcards)}{_batch(rule.removeprefix(kind), kind)}"
+    part = f", part {wildcards['part']}" if "part" in wildcards else ""
+    return f"{past if done else now} {rest.format_map(wildcards)}{part}{_batch(rule.removeprefix(kind), kind)}"
 
 
 def _batch(suffix: str, kind: str) -> str:

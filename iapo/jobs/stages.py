@@ -215,7 +215,8 @@ class _Reckoning:
     def _training(self, run: _Run, model: _Model | None = None, seeds: int = 1) -> Stage:
         """One job; the student's where no model is given."""
         model = model or self._student
-        settings, hardware = run.settings, self._hardware
+        settings = run.settings
+        hardware = self._hardware.of_trials if run.kind == "tuning" else self._hardware
         typical, rates = model.typical(settings.turn_tokens), self._rates(model.size)
         step = step_seconds(model.size, hardware, rates, settings, typical, run.attribution, run.distillation)
         longest = model.longest(settings.turn_tokens, settings.max_completion_length)
@@ -236,13 +237,26 @@ class _Reckoning:
         return self._running("student_calls", "sample the student", self._student, memory, hours)
 
     def _cache_teacher(self) -> Stage:
+<<<<<<< HEAD
+=======
+        """The same jobs for each setting of the attribution that some method has, each with a part of the prompts."""
+>>>>>>> 78150e29ee01a18911adad37134206071255bb1d
         config, teacher = self._config, self._teacher
         prompts = self._prompts(config.train.prompts_per_set)
         turn_tokens = config.teacher.train.turn_tokens
         hours = self._sampling_hours((1 + config.teacher.sampled_calls) * prompts, teacher, turn_tokens)
         hours += self._attributing_hours(teacher, config.teacher_attribution, prompts * candidates(config), prompts)
+<<<<<<< HEAD
         memory = self._attributing_memory(teacher)
         return self._running("cache", "cache the teacher's attribution", teacher, memory, hours)
+=======
+        used = {
+            replace(run.attribution, n_steps=config.teacher.n_steps) for run in self._runs.values() if run.attribution
+        }
+        memory, parts = self._attributing_memory(teacher), self._hardware.cache_jobs
+        job = self._running("cache", "cache the teacher's attribution", teacher, memory, hours / parts)
+        return replace(job, jobs=len(used) * parts)
+>>>>>>> 78150e29ee01a18911adad37134206071255bb1d
 
     def _ask_teachers(self) -> Stage:
         config = self._config

@@ -77,3 +77,13 @@ def test_the_guide_has_today_s_costs_and_no_other_page_has_any() -> None:
 def test_every_preset_fits_what_it_is_for(presets: tuple[str, ...], memory_gb: float, hours: float) -> None:
     found = estimate(read_config([PAPER, *(PRESETS / f"{name}.yaml" for name in presets)]), METHODS)
     assert found.memory_gb <= memory_gb and found.wall_hours(found.gpus)[1] <= hours
+
+
+def test_a_trial_of_all_weights_does_not_fit_one_gpu_of_80_gb_and_one_of_adapters_does(tmp_path: Path) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    needed = []
+    for more in ("", ", lora_rank: 64, strategy: ddp"):
+        overlay.write_text(f"hardware: {{trials_on_one_gpu: true{more}}}")
+        stages = estimate(read_config([PAPER, overlay]), METHODS).stages
+        needed += [max(stage.memory_gb for stage in stages if stage.kind == "tuning")]
+    assert needed[0] > 80 > needed[1]

@@ -41,10 +41,12 @@ def changed(config: Config, key: str) -> Config:
 FREE = {
     "attribution.tokens_per_forward",
     "hardware.bandwidth_tb",
+    "hardware.cache_jobs",
     "hardware.disk_gb",
     "hardware.measured",
     "hardware.memory_gb",
     "hardware.tflops",
+    "hardware.trials_on_one_gpu",
     "hardware.vllm_memory",
     "hardware.vllm_server",
     "seeds_per_job",

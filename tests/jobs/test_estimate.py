@@ -294,6 +294,27 @@ def test_attribution_holds_a_longest_prompt_whatever_the_budget() -> None:
     assert cached(256) == cached(2048) < cached(16384)
 
 
+def test_a_cache_of_several_jobs_takes_as_many_gpus_and_a_part_of_the_hours() -> None:
+    one, four = (_found(hardware={"cache_jobs": jobs}) for jobs in (1, 4))
+    alone, parted = (next(stage for stage in found.stages if stage.kind == "cache") for found in (one, four))
+    assert (alone.jobs, parted.jobs) == (1, 4) and parted.gpus == 1 and parted.memory_gb == alone.memory_gb
+    loading = 0.05
+    assert 4 * (parted.hours - loading) == pytest.approx(alone.hours - loading)
+    for end, hours in enumerate((alone.least_hours - parted.least_hours, alone.hours - parted.hours)):
+        assert one.wall_hours(4)[end] - four.wall_hours(4)[end] == pytest.approx(hours) and hours > 0
+
+
+def test_trials_on_one_gpu_take_one_each_and_its_memory() -> None:
+    whole, alone = (
+        [stage for stage in _found(hardware={"trials_on_one_gpu": one}).stages if stage.kind == "tuning"]
+        for one in (False, True)
+    )
+    assert {stage.gpus for stage in whole} == {4} and {stage.gpus for stage in alone} == {1}
+    for sharded, trial in zip(whole, alone, strict=True):
+        assert trial.memory_gb > sharded.memory_gb and trial.hours > 2 * sharded.hours
+        assert trial.host_gb < sharded.host_gb
+
+
 @pytest.mark.parametrize(
     ("less", "more"),
     [

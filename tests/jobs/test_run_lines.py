@@ -19,6 +19,12 @@ from iapo.jobs.time_left import Pace, earlier_pace, seconds_left
         ("evaluate_policy_off_the_shelf_0_1", {"method": "teacher"}, "evaluated teacher, starts 0 and 1"),
         ("train_teacher", {"start": "1", "seed": "3"}, "trained teacher 1, seed 3"),
         ("measure_condition_iapo_half_2", {}, "measured a condition's policies (iapo_half_2)"),
+        ("cache_teacher", {"start": "0", "cache": "main"}, "cached the attributions of teacher 0 (main)"),
+        (
+            "cache_teacher",
+            {"start": "0", "cache": "main", "part": "2"},
+            "cached the attributions of teacher 0 (main), part 2",
+        ),
         ("make_tables", {}, "made tables and figures"),
         ("another", {}, "ran another"),
     ],

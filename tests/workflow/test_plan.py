@@ -35,13 +35,16 @@ def test_the_paper_s_run_is_planned_without_gpu_or_network() -> None:
         "train_first_stage": 1,
         "train_teacher": 1,
         "tune_weight": 5,
+        "cut_prompts": 4,
+        "cache_teacher": 4,
+        "join_cache": 1,
     }
     assert expected.items() <= {name: int(count) for name, count in counts.items()}.items()
     # Eight methods and three seeds, each trained and evaluated by a job of its own; four rows that no method trains,
     # and two of released weights.
     trained = sum(int(count) for name, count in counts.items() if name.startswith("train_policy_"))
     evaluated = sum(int(count) for name, count in counts.items() if name.startswith("evaluate_policy_"))
-    assert (trained, evaluated, int(counts["total"])) == (24, 28, 75)
+    assert (trained, evaluated, int(counts["total"])) == (24, 28, 83)
 
 
 def test_the_rehearsal_has_every_rule_of_the_paper_s_run() -> None:

@@ -40,6 +40,7 @@ with SnakemakeApi() as api:
             "rule": job.rule.name,
             "wildcards": dict(job.wildcards_dict),
             "params": {name: value for name, value in job.params.items() if name in ("starts", "teachers", "asked")},
+            "processes": job.params.get("settings", {}).get("hardware", {}).get("processes"),
             "input": {
                 name: [str(value)] if isinstance(value, str) else list(map(str, value))
                 for name, value in job.input.items()
@@ -53,7 +54,11 @@ print("JOBS", json.dumps(jobs))
 
 @pytest.fixture(scope="module")
 def jobs() -> list[dict[str, Any]]:
-    command = [sys.executable, "-c", PLAN, json.dumps(yaml.safe_load(STARTS))]
+    return planned_with(STARTS)
+
+
+def planned_with(settings: str) -> list[dict[str, Any]]:
+    command = [sys.executable, "-c", PLAN, json.dumps(yaml.safe_load(settings))]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     return json.loads(next(line for line in result.stdout.splitlines() if line.startswith("JOBS "))[len("JOBS ") :])
@@ -97,6 +102,24 @@ def test_a_teacher_s_cache_has_the_calls_of_every_start_that_reads_it(jobs: list
     assert job["input"]["calls"] == expected and job["input"]["teacher"] == [TEACHERS[1]]
 
 
+def test_a_cache_of_several_jobs_is_joined_of_parts_that_each_score_their_own_prompts() -> None:
+    jobs = planned_with(f"{STARTS}hardware: {{cache_jobs: 2}}")
+    folder = f"{RESULTS}/teacher/start1/cache"
+    parts = [f"{folder}/main_part{part}of2" for part in (0, 1)]
+    for part, path in enumerate(parts):
+        scored = planned(jobs, "cache_teacher", start="1", part=str(part))
+        assert scored["input"]["manifest"] == [f"{path}_prompts/manifest.json"]
+        assert scored["input"]["calls"] == [f"{path}_prompts/calls.parquet"]
+        assert scored["input"]["teacher"] == [TEACHERS[1]]
+        cut = planned(jobs, "cut_prompts", start="1", part=str(part))
+        assert cut["input"]["calls"] == [
+            f"{RESULTS}/student_calls/{stage}/start{start}.parquet" for stage in ("cold", "rare") for start in (1, 3)
+        ]
+    joined = planned(jobs, "join_cache", start="1")
+    assert joined["input"]["parts"] == [f"{path}.stats.json" for path in parts]
+    assert planned(jobs, "train_policy", method="iapo")["input"]["cache"] == CACHES
+
+
 def test_starts_and_teachers_are_evaluated_each(jobs: list[dict[str, Any]]) -> None:
     evaluated = {
         row: planned(jobs, "evaluate_policy", method=row)["input"]["models"]
@@ -107,6 +130,12 @@ def test_starts_and_teachers_are_evaluated_each(jobs: list[dict[str, Any]]) -> N
     assert evaluated["teacher_untrained"] == [
         f"{RESULTS}/models/teacher/cold/start{start}/model.safetensors" for start in (0, 1)
     ]
+
+
+def test_trials_take_one_process_where_asked() -> None:
+    alone = planned_with(f"{STARTS}hardware: {{processes: 2, trials_on_one_gpu: true}}")
+    assert planned(alone, "tune_weight", method="iapo")["processes"] == 1
+    assert planned(alone, "train_policy", method="iapo")["processes"] == 2
 
 
 def test_trials_and_the_verdict_take_the_first_start(jobs: list[dict[str, Any]]) -> None:

@@ -79,6 +79,7 @@ wildcard_constraints:
     seed=r"\d+",
     split="train|dev|test",
     cache="[a-z0-9]+",
+    part=r"\d+",
     start=r"\d+",
     stage="|".join(["cold", "first_stage", *CONFIG.student.habits]),
     habit="|".join(CONFIG.student.habits) or "none",
@@ -296,6 +297,13 @@ def choice(method: str) -> list[Path]:
 def training_settings(method: str) -> dict:
     """What a method's training reads of the configuration, and nothing else."""
     resolved, config = RESOLVED[method]
+    return declare(config, *resolved.settings_read)
+
+
+def trial_settings(method: str) -> dict:
+    """The same for the trials that choose its weight."""
+    resolved, config = RESOLVED[method]
+    config = replace(config, hardware=config.hardware.of_trials)
     return declare(config, *resolved.settings_read)
 
 

@@ -87,20 +87,102 @@ CACHING_SETTINGS = [
 ]
 
 
+# Of one job, or of each of several, whose caches are joined.
+CACHE_JOBS = CONFIG.hardware.cache_jobs
+CACHE_FOLDER = RESULTS / "teacher/start{start}/cache"
+CACHE_PART = f"{{cache}}_part{{part}}of{CACHE_JOBS}" if CACHE_JOBS > 1 else "{cache}"
+
+
+def part_path(wildcards, suffix: str) -> Path:
+    """A file beside what one job of the cache makes."""
+    return Path(
+        f"{CACHE_FOLDER}/{CACHE_PART}{suffix}".format(**dict(wildcards.items()))
+    )
+
+
+def prompts_to_score(wildcards) -> Path:
+    """The manifest of the data whose training prompts one job of the cache scores."""
+    if CACHE_JOBS > 1:
+        return part_path(wildcards, "_prompts/manifest.json")
+    return RESULTS / "data/manifest.json"
+
+
+def calls_to_score(wildcards) -> list[Path]:
+    """The students' calls on these prompts."""
+    if CACHE_JOBS > 1:
+        return [part_path(wildcards, "_prompts/calls.parquet")]
+    return cached_calls(wildcards.cache, int(wildcards.start))
+
+
+if CACHE_JOBS > 1:
+
+    rule cut_prompts:
+        """A part of the training prompts, and the students' calls on them."""
+        input:
+            manifest=RESULTS / "data/manifest.json",
+            calls=lambda wildcards: cached_calls(wildcards.cache, int(wildcards.start)),
+        output:
+            manifest=CACHE_FOLDER / f"{CACHE_PART}_prompts/manifest.json",
+            calls=CACHE_FOLDER / f"{CACHE_PART}_prompts/calls.parquet",
+            record=CACHE_FOLDER / f"{CACHE_PART}_prompts.run.json",
+        log:
+            logs(f"cut_prompts/start{{start}}/{CACHE_PART}"),
+        priority: EARLY
+        localrule: True
+        conda:
+            "../envs/iapo.yaml"
+        threads: 1
+        params:
+            settings=lambda wildcards: declare(
+                CACHES[wildcards.cache], "train.prompts_per_set", "train.sets"
+            ),
+            part=lambda wildcards: int(wildcards.part),
+            parts=CACHE_JOBS,
+            cache_dir=lambda wildcards: str(part_path(wildcards, "")),
+            joined_dir=lambda wildcards: str(
+                RESULTS / f"teacher/start{wildcards.start}/cache/{wildcards.cache}"
+            ),
+            code=code("cut_prompts"),
+        script:
+            "../scripts/cut_prompts.py"
+
+    rule join_cache:
+        """One cache of those that several jobs made; which of them made a row does not matter."""
+        input:
+            parts=[
+                CACHE_FOLDER / f"{{cache}}_part{part}of{CACHE_JOBS}.stats.json"
+                for part in range(CACHE_JOBS)
+            ],
+        output:
+            stats=CACHE_FOLDER / "{cache}.stats.json",
+            record=CACHE_FOLDER / "{cache}.run.json",
+        log:
+            logs("join_cache/start{start}/{cache}"),
+        priority: EARLY
+        localrule: True
+        conda:
+            "../envs/iapo.yaml"
+        threads: 1
+        params:
+            code=code("join_cache"),
+        script:
+            "../scripts/join_cache.py"
+
+
 rule cache_teacher:
     """Attribute every candidate call of every training prompt with the teacher, once."""
     input:
-        manifest=RESULTS / "data/manifest.json",
+        manifest=prompts_to_score,
         teacher=lambda wildcards: ancient(str(teacher_weights(wildcards.start))),
         record=lambda wildcards: teacher_weights(wildcards.start).parent.with_suffix(
             ".run.json"
         ),
-        calls=lambda wildcards: cached_calls(wildcards.cache, int(wildcards.start)),
+        calls=calls_to_score,
     output:
-        stats=RESULTS / "teacher/start{start}/cache/{cache}.stats.json",
-        record=RESULTS / "teacher/start{start}/cache/{cache}.run.json",
+        stats=CACHE_FOLDER / f"{CACHE_PART}.stats.json",
+        record=CACHE_FOLDER / f"{CACHE_PART}.run.json",
     log:
-        logs("cache_teacher/start{start}/{cache}"),
+        logs(f"cache_teacher/start{{start}}/{CACHE_PART}"),
     priority: EARLY
     conda:
         "../envs/iapo.yaml"
@@ -112,9 +194,7 @@ rule cache_teacher:
     params:
         settings=lambda wildcards: declare(CACHES[wildcards.cache], *CACHING_SETTINGS),
         # Undeclared on purpose: Snakemake wipes declared outputs when a job is killed.
-        cache_dir=lambda wildcards: str(
-            RESULTS / f"teacher/start{wildcards.start}/cache/{wildcards.cache}"
-        ),
+        cache_dir=lambda wildcards: str(part_path(wildcards, "")),
         code=code("cache_teacher"),
     script:
         "../scripts/cache_teacher.py"
@@ -144,7 +224,7 @@ rule fill_cache:
     resources:
         gpu=gpus(),
         mem_mb=memory("cache"),
-        runtime=minutes("cache"),
+        runtime=CACHE_JOBS * minutes("cache"),
     params:
         settings=lambda wildcards: declare(CACHES[wildcards.cache], *CACHING_SETTINGS),
         code=code("fill_cache"),

@@ -43,14 +43,14 @@ rule tune_weight:
     priority: EARLY - 1
     conda:
         "../envs/iapo.yaml"
-    threads: CONFIG.hardware.processes
+    threads: CONFIG.hardware.of_trials.processes
     resources:
-        gpu=gpus(CONFIG.hardware.processes),
+        gpu=gpus(CONFIG.hardware.of_trials.processes),
         mem_mb=memory("tuning"),
         runtime=minutes("tuning"),
     params:
         settings=lambda wildcards: {
-            **training_settings(wildcards.method),
+            **trial_settings(wildcards.method),
             **declare(
                 CONFIG, "tuning", "evaluation.batch_size", "evaluation.turn_tokens"
             ),

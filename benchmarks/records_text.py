@@ -32,6 +32,7 @@ METRICS: Mapping[str, str] = {
     "distillation/prompts_with_calls": "Share of prompts for which the teacher has a right call to imitate.",
     "distillation/tokens": "Tokens that this loss is over.",
     "passes/padding": "Share of padding in the trainer's passes.",
+    "passes/padding_untrimmed": "The same before each pass was cut to its own rollouts.",
     "seconds/<part>": "Wall-clock seconds of a part of the step, such as `generation`, `attribution` or `step`.",
     "seconds/dev": "Wall-clock seconds of the dev questions.",
     "tools/call_rate": "Share of rollouts that attempt a call.",

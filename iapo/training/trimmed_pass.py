@@ -27,7 +27,7 @@ Scores = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class TrimmedPassMixin(TurnMixin):
-    """Trainer mixin that cuts each micro-batch to the tokens of its own rollouts, and logs what padding is left."""
+    """Trainer mixin that cuts each micro-batch to the tokens of its own rollouts, and logs what padding was there and is left."""
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -44,6 +44,7 @@ class TrimmedPassMixin(TurnMixin):
             rows = slice(start, start + size)
             kept, cut = attended_columns(attention_mask[rows])
             mask = attention_mask[rows, kept]
+            self.record("passes/padding_untrimmed", 1 - attention_mask[rows].float().mean().item())
             self.record("passes/padding", 1 - mask.float().mean().item())
             scores: Scores = super()._get_per_token_logps_and_entropies(
                 model, input_ids[rows, kept], mask, logits_to_keep - cut, **_of_rows(fields, rows, kept)

@@ -44,5 +44,6 @@ def test_a_step_in_passes_of_one_is_that_of_whole_ones_with_less_padding(
         )  # fmt: skip
         monkeypatch.undo()
     assert rows["trimmed"]["passes/padding"] == pytest.approx(0, abs=1e-6)
+    assert rows["trimmed"]["passes/padding_untrimmed"] > 0.01
     for name in ("loss", "grad_norm", "entropy", "kl", "reward"):
         assert rows["trimmed"][name] == pytest.approx(rows["whole"][name], rel=1e-3, abs=1e-6)

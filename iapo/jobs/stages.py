@@ -187,9 +187,8 @@ class _Reckoning:
             run = _Run("first_stage", "train the student's first stage", config.student.first_stage)
             stages.append(self._training(run))
         stages.append(self._sample_student())
-        if caches := {run.cache for run in self._runs.values() if run.cache}:
-            # One job for each setting of the attribution that some method has.
-            stages.append(replace(self._cache_teacher(), jobs=len(caches)))
+        if any(run.cache for run in self._runs.values()):
+            stages.append(self._cache_teacher())
         if any(run.attribution for run in self._runs.values()):
             stages.append(self._ask_teachers())
         stages += [self._choose_weight(run) for run in self._trials]
@@ -237,26 +236,16 @@ class _Reckoning:
         return self._running("student_calls", "sample the student", self._student, memory, hours)
 
     def _cache_teacher(self) -> Stage:
-<<<<<<< HEAD
-=======
         """The same jobs for each setting of the attribution that some method has, each with a part of the prompts."""
->>>>>>> 78150e29ee01a18911adad37134206071255bb1d
         config, teacher = self._config, self._teacher
         prompts = self._prompts(config.train.prompts_per_set)
         turn_tokens = config.teacher.train.turn_tokens
         hours = self._sampling_hours((1 + config.teacher.sampled_calls) * prompts, teacher, turn_tokens)
         hours += self._attributing_hours(teacher, config.teacher_attribution, prompts * candidates(config), prompts)
-<<<<<<< HEAD
-        memory = self._attributing_memory(teacher)
-        return self._running("cache", "cache the teacher's attribution", teacher, memory, hours)
-=======
-        used = {
-            replace(run.attribution, n_steps=config.teacher.n_steps) for run in self._runs.values() if run.attribution
-        }
+        caches = {run.cache for run in self._runs.values() if run.cache}
         memory, parts = self._attributing_memory(teacher), self._hardware.cache_jobs
         job = self._running("cache", "cache the teacher's attribution", teacher, memory, hours / parts)
-        return replace(job, jobs=len(used) * parts)
->>>>>>> 78150e29ee01a18911adad37134206071255bb1d
+        return replace(job, jobs=len(caches) * parts)
 
     def _ask_teachers(self) -> Stage:
         config = self._config

@@ -33,11 +33,11 @@ from iapo.tools.drawing import is_right
 from iapo.tools.parsing import canonical, render_call
 from iapo.types import BlockAttribution, Example, ToolCall
 
-_PROMPTS_TOGETHER = 16
+PROMPTS_TOGETHER = 16
 """Number of prompts sampled, attributed and written as one shard. The sampled calls depend on it."""
 
 
-_FILLED = "filled"
+FILLED = "filled"
 """Candidate settings recorded for shards of calls that students made."""
 
 
@@ -86,8 +86,8 @@ class TeacherPass:
         prompts = self._encoded(examples)
         pending = [prompt for prompt in prompts if prompt.key not in finished]
         with Progress(len(prompts), "teacher cache", start=len(prompts) - len(pending), unit="prompt") as progress:
-            for start in range(0, len(pending), _PROMPTS_TOGETHER):
-                chunk = pending[start : start + _PROMPTS_TOGETHER]
+            for start in range(0, len(pending), PROMPTS_TOGETHER):
+                chunk = pending[start : start + PROMPTS_TOGETHER]
                 rows = self._rows(chunk, self._sampled_candidates(chunk))
                 self._writer.add(rows, prompts=[prompt.key for prompt in chunk], candidates=self._candidates_id)
                 progress.update(len(chunk))
@@ -108,10 +108,10 @@ class TeacherPass:
         missing = [(prompt, self._missing(prompt, calls[prompt.key], cache)) for prompt in prompts]
         missing = [(prompt, candidates) for prompt, candidates in missing if candidates]
         with Progress(len(missing), "fill teacher cache", unit="prompt") as progress:
-            for start in range(0, len(missing), _PROMPTS_TOGETHER):
-                chunk = missing[start : start + _PROMPTS_TOGETHER]
+            for start in range(0, len(missing), PROMPTS_TOGETHER):
+                chunk = missing[start : start + PROMPTS_TOGETHER]
                 rows = self._rows([prompt for prompt, _ in chunk], [candidates for _, candidates in chunk])
-                self._writer.add(rows, prompts=[], candidates=_FILLED)
+                self._writer.add(rows, prompts=[], candidates=FILLED)
                 progress.update(len(chunk))
         return sum(len(candidates) for _, candidates in missing)
 
@@ -199,8 +199,8 @@ class TeacherPass:
                 continued[i] = continue_prompt(self._processor, prompt.encoded, turns[i].ids, tool_messages)
         places = list(continued)
         answers: dict[int, list[int]] = {}
-        for start in range(0, len(places), _PROMPTS_TOGETHER):
-            chunk = {i: continued[i] for i in places[start : start + _PROMPTS_TOGETHER]}
+        for start in range(0, len(places), PROMPTS_TOGETHER):
+            chunk = {i: continued[i] for i in places[start : start + PROMPTS_TOGETHER]}
             answers |= generate_where(self._model, self._processor, chunk, self._turn_tokens)
         return {i: turn_text(self._processor.tokenizer, turn) for i, turn in answers.items()}
 

@@ -16,7 +16,7 @@ from typing import Any
 from iapo.artifacts.files import atomic_directory, sha256_file, write_json
 from iapo.data.store import Manifest, write_examples
 from iapo.rollout.call_sampling import SampledCall, write_calls
-from iapo.teacher.build_cache import _FILLED, _PROMPTS_TOGETHER
+from iapo.teacher.build_cache import FILLED, PROMPTS_TOGETHER
 from iapo.teacher.cache import TeacherCache
 from iapo.teacher.rows import CacheError, CacheRow, Shard, read_shard
 from iapo.teacher.writer import CacheWriter, copy_cache
@@ -31,8 +31,8 @@ def prompts_of_part(examples: Sequence[Example], part: int, parts: int) -> list[
         part: which part, from 0.
         parts: how many there are.
     """
-    starts = range(part * _PROMPTS_TOGETHER, len(examples), parts * _PROMPTS_TOGETHER)
-    return [example for start in starts for example in examples[start : start + _PROMPTS_TOGETHER]]
+    starts = range(part * PROMPTS_TOGETHER, len(examples), parts * PROMPTS_TOGETHER)
+    return [example for start in starts for example in examples[start : start + PROMPTS_TOGETHER]]
 
 
 def write_part(
@@ -100,7 +100,7 @@ def join_caches(parts: Sequence[Path], target: Path) -> None:
     with atomic_directory(target) as tmp:
         writer = CacheWriter(tmp, caches[0].fingerprint)
         for path, shard in _in_turn(parts, caches):
-            if shard["candidates"] == _FILLED:
+            if shard["candidates"] == FILLED:
                 filled += read_shard(path)
                 continue
             writer.add(read_shard(path), prompts=shard["prompts"], candidates=shard["candidates"])
@@ -122,6 +122,6 @@ def _in_turn(parts: Sequence[Path], caches: Sequence[TeacherCache]) -> Iterator[
 def _add_filled(writer: CacheWriter, rows: Sequence[CacheRow], order: Mapping[str, int]) -> None:
     """Write the students' calls as one job does, of as many prompts to a shard."""
     keys = sorted({row.prompt_key for row in rows}, key=order.__getitem__)
-    for start in range(0, len(keys), _PROMPTS_TOGETHER):
-        together = set(keys[start : start + _PROMPTS_TOGETHER])
-        writer.add([row for row in rows if row.prompt_key in together], prompts=[], candidates=_FILLED)
+    for start in range(0, len(keys), PROMPTS_TOGETHER):
+        together = set(keys[start : start + PROMPTS_TOGETHER])
+        writer.add([row for row in rows if row.prompt_key in together], prompts=[], candidates=FILLED)

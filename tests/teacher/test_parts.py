@@ -39,7 +39,7 @@ CONFIG = Config(
 @pytest.fixture(autouse=True)
 def _two_prompts_together(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (build_cache, parts):
-        monkeypatch.setattr(module, "_PROMPTS_TOGETHER", 2)
+        monkeypatch.setattr(module, "PROMPTS_TOGETHER", 2)
 
 
 @pytest.fixture(autouse=True)

@@ -272,7 +272,7 @@ def test_a_killed_teacher_pass_goes_on_and_a_damaged_shard_is_rebuilt_alone(
 ) -> None:
     from iapo.teacher import build_cache as module
 
-    monkeypatch.setattr(module, "_PROMPTS_TOGETHER", 2)
+    monkeypatch.setattr(module, "PROMPTS_TOGETHER", 2)
     config = Config(profile="test", teacher=TeacherConfig(sampled_calls=1))
     prompts = training_prompts(test_examples, 1)
 

@@ -27,7 +27,7 @@ Scores = tuple[Tensor, Tensor | None, Tensor | None]
 
 
 class TrimmedPassMixin(TurnMixin):
-    """Trainer mixin that cuts each micro-batch to the tokens of its own rollouts, and logs its padding before and after."""
+    """Trainer mixin that cuts each micro-batch to its own rollouts' tokens and logs the padding before and after."""
 
     def _get_per_token_logps_and_entropies(
         self,

@@ -255,11 +255,12 @@ class Params(dict[str, Any]):
     __getattr__ = dict.__getitem__
 
 
-class Output(Params):
+class Files(Params):
     """The files themselves, one after the other, and by name."""
 
     def __iter__(self) -> Iterator[Any]:
-        return (path for paths in self.values() for path in paths)
+        for paths in self.values():
+            yield from paths if isinstance(paths, list) else [paths]
 
 
 def test_the_script_evaluates_the_configured_model(tmp_path: Path, server: Server, data_root: Path) -> None:
@@ -269,11 +270,11 @@ def test_the_script_evaluates_the_configured_model(tmp_path: Path, server: Serve
         log=[tmp_path / "log"],
         threads=1,
         resources={},
-        input=SimpleNamespace(manifest=data_root / "manifest.json", models=[]),
+        input=Files({"manifest": data_root / "manifest.json", "models": []}),
         wildcards=SimpleNamespace(method="api"),
         rule="evaluate_policy",
         params=Params({"seeds": [0], "settings": declare(load_config(config), "device", "evaluation", "test_sets")}),
-        output=Output({"records": [tmp_path / "records.parquet"], "record": [tmp_path / "records.run.json"]}),
+        output=Files({"records": [tmp_path / "records.parquet"], "record": [tmp_path / "records.run.json"]}),
     )
     runpy.run_path(str(ROOT / "workflow/scripts/evaluate_policy.py"), init_globals={"snakemake": snakemake})
     assert len(read_run(tmp_path / "records.parquet")) == len(server.payloads) == 40

@@ -48,7 +48,7 @@ def sparse_config(**more: Any) -> Config:
     raw["grids"]["forms"] = forms["grids"]["forms"] | {"starts": ["rare"]}
     raw["statistics"] |= {"bootstrap_draws": 100}
     raw["grids"]["scalings"] |= {"starts": list(RATES), "seeds": 2}
-    del raw["grids"]["scalings"]["settings"]["none"]
+    del raw["grids"]["scalings"]["settings"]["none"], raw["grids"]["oracle"]
     for name in ("advantage", "flat", "right"):
         del raw["grids"]["forms"]["settings"][name]
     return load_config(raw | more)

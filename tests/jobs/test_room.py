@@ -34,8 +34,8 @@ from iapo.jobs.workflow_job import job
 class Settings(dict):
     __getattr__ = dict.get
 
-with job(SimpleNamespace(config={"profile": "x"}, log=["logs/job.log"], threads=1, resources={}, rule="x", output=[],
-         params=Settings())):
+with job(SimpleNamespace(config={"profile": "x"}, log=["logs/job.log"], threads=1, resources={}, rule="x", input=[],
+         output=[], params=Settings())):
     from pathlib import Path
     from iapo.artifacts.files import atomic_write
     with atomic_write(Path("made")) as tmp:

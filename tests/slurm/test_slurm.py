@@ -120,6 +120,11 @@ def rule_log(repository: Path, name: str) -> str:
     return (repository / f"results/cluster/logs/{name}.log").read_text()
 
 
+def steps_of(work: Path) -> list[dict[str, float]]:
+    """The metrics of each step; those of the policy that it begins with are of none."""
+    return [row for row in metrics_file(work).rows() if row["step"]]
+
+
 def saved(work: Path) -> int:
     """Steps of the last checkpoint that a run can go on from."""
     return max(
@@ -162,7 +167,6 @@ def test_the_pipeline_outlives_a_cancelled_job_and_a_killed_snakemake(
 ) -> None:
     slurm = slurm | {"PYTHONPATH": str(repository)}
     work = repository / "results/cluster/train/vtool_r1/seed0/work"
-    metrics = metrics_file(work)
     # Without the profile's retries, by which the cancelled job would go on at once.
     command = ["results/table.csv", *CONFIGURED, "--retries", "0"]
 
@@ -178,7 +182,7 @@ def test_the_pipeline_outlives_a_cancelled_job_and_a_killed_snakemake(
     assert not (repository / "results/table.csv").exists()
     checkpoint = saved(work)
     # Each has the seconds that it took, so a step that was trained again would differ.
-    kept = [row for row in metrics.rows() if row["step"] <= checkpoint]
+    kept = [row for row in steps_of(work) if row["step"] <= checkpoint]
     assert len(kept) == checkpoint < STEPS
 
     log = tmp_path / "killed.log"
@@ -194,7 +198,7 @@ def test_the_pipeline_outlives_a_cancelled_job_and_a_killed_snakemake(
     assert re.search(r"is in use by process \d+; waiting for it to end", rule_log(repository, "train/vtool_r1/seed0"))
     jobs = submitted(resumed)
     assert {state(job, slurm) for job in [*jobs, orphan]} == {"COMPLETED"}
-    rows = metrics.rows()
+    rows = steps_of(work)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
     assert rows[:checkpoint] == kept
     assert "vtool_r1" in (repository / "results/table.csv").read_text()
@@ -205,23 +209,23 @@ def test_a_training_that_is_requeued_saves_its_step_and_goes_on_from_it(
 ) -> None:
     slurm = slurm | {"PYTHONPATH": str(repository)}
     policy = repository / "results/cluster/train/vtool_r1/seed0"
-    shutil.rmtree(policy / "work", ignore_errors=True)
-    metrics, log = metrics_file(policy / "work"), tmp_path / "requeued.log"
+    work, log = policy / "work", tmp_path / "requeued.log"
+    shutil.rmtree(work, ignore_errors=True)
     # No checkpoint is due before the last step.
     seldom = ["--config", f"train={{save_every: {STEPS}}}", "--forcerun", "train_policy_0"]
     target = str((policy / "model/model.safetensors").relative_to(repository))
     with running(repository, slurm, log, target, *CONFIGURED, *seldom) as process:
-        wait_for(lambda: len(metrics.rows()) >= 3, process, log)
+        wait_for(lambda: len(steps_of(work)) >= 3, process, log)
         (job,) = submitted(log.read_text(), "train_policy_0")
         # As preemption does: SIGTERM, SIGKILL after a while, and the job waits for its turn again.
         subprocess.run(["scontrol", "requeue", job], env=slurm, check=True)
         wait_for(lambda: state(job, slurm) == "PENDING", process, log)
-        step, kept = saved(policy / "work"), metrics.rows()
+        step, kept = saved(work), steps_of(work)
         wait_for(lambda: process.poll() is not None, process, log)
         assert process.returncode == 0, log.read_text()
     assert len(submitted(log.read_text(), "train_policy_0")) == 1 and state(job, slurm) == "COMPLETED"
     assert 3 <= step < STEPS and [row["step"] for row in kept] == list(range(1, step + 1))
-    rows = metrics.rows()
+    rows = steps_of(work)
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1)) and rows[:step] == kept
 
 

@@ -64,10 +64,12 @@ def test_kills_and_full_disks_at_every_stage_cost_nothing(
     rng = random.Random(SEED)
     clone = Clone(tmp_path / "killed")
     with disk(clone.folder / "results") as room:
-        tried = []
-        for verdict in disturb(clone, room, rng, plan(rng, KILLS_OF_A_STAGE, disk=room is not None)):
+        planned, tried = plan(rng, KILLS_OF_A_STAGE, disk=room is not None), []
+        count = sum(len(kinds) for _, kinds in planned)
+        for verdict in disturb(clone, room, rng, planned):
             tried.append(verdict)
             verdicts.append(verdict)
+            print(f"[{len(tried)}/{count}] {verdict.kind}: {verdict.lost or verdict.how or 'survived'}", flush=True)
         run = clone.start()
         status = run.ended()
         same = Verdict("the table after all of these", "" if clone.table() == undisturbed.table else "another table")

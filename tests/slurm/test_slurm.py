@@ -45,7 +45,7 @@ data: {{test_per_set: 4}}
 train: {{steps: {STEPS}, save_every: 1}}
 """
 CONFIGURED = ["--configfile", "config/smoke.yaml", "overlay.yaml"]
-FORCED = ["--retries", "0", "--forcerun", "evaluate_policy_off_the_shelf"]
+FORCED = ["--retries", "0", "--forcerun", "evaluate_policy_off_the_shelf_0"]
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_a_job_looks_at_its_gpu_and_the_login_node_does_not(
     slurm = slurm | {"PYTHONPATH": str(repository), "PATH": f"{tmp_path}:{slurm['PATH']}"}
     target = "results/cluster/eval/untrained/seed0/records.parquet"
     log = run(repository, slurm, target, *CONFIGURED, "--config", "device=cuda", *FORCED, fails=True)
-    (job,) = submitted(log, "evaluate_policy_off_the_shelf")
+    (job,) = submitted(log, "evaluate_policy_off_the_shelf_0")
     assert state(job, slurm) == "FAILED"
     said = r"^error: \S+: device: found no NVIDIA GPU, CUDA_VISIBLE_DEVICES names 0;"
     assert re.search(said, rule_log(repository, "evaluate/untrained/off_the_shelf_0"), re.MULTILINE)

@@ -1,6 +1,7 @@
 """The validated configuration, shared paths and what runs before the first job."""
 
 import hashlib
+import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -363,3 +364,30 @@ def policies_of(condition: str) -> list[tuple[str, int, Path]]:
     row = CONFIG.start_policy if condition == "cold" else condition
     seeds = CONFIG.reference_starts.get(row, CONFIG.seeds_of(row))
     return [(condition, seed, policy_weights(row, seed)) for seed in seeds]
+
+
+# Of one job, or of each of several, whose caches are joined.
+CACHE_JOBS = CONFIG.hardware.cache_jobs
+CACHE_FOLDER = RESULTS / "teacher/start{start}/cache"
+CACHE_PART = f"{{cache}}_part{{part}}of{CACHE_JOBS}" if CACHE_JOBS > 1 else "{cache}"
+
+
+def part_path(wildcards, suffix: str) -> Path:
+    """A file beside what one job of the cache makes."""
+    return Path(
+        f"{CACHE_FOLDER}/{CACHE_PART}{suffix}".format(**dict(wildcards.items()))
+    )
+
+
+def prompts_to_score(wildcards) -> Path:
+    """The manifest of the data whose training prompts one job of the cache scores."""
+    if CACHE_JOBS > 1:
+        return part_path(wildcards, "_prompts/manifest.json")
+    return RESULTS / "data/manifest.json"
+
+
+def calls_to_score(wildcards) -> list[Path]:
+    """The students' calls on these prompts."""
+    if CACHE_JOBS > 1:
+        return [part_path(wildcards, "_prompts/calls.parquet")]
+    return cached_calls(wildcards.cache, int(wildcards.start))

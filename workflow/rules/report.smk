@@ -200,7 +200,7 @@ rule show_table:
     conda:
         "../envs/iapo.yaml"
     shell:
-        "({sys.executable} -m iapo.jobs.recorded_inputs {input}"
+        f"({shlex.quote(sys.executable)} -m iapo.jobs.recorded_inputs {{input}}"
         " && cp {input.csv} {output.csv} && cp {input.markdown} {output.markdown} && cat {output.markdown}) 2> {log}"
 
 

@@ -87,33 +87,6 @@ CACHING_SETTINGS = [
 ]
 
 
-# Of one job, or of each of several, whose caches are joined.
-CACHE_JOBS = CONFIG.hardware.cache_jobs
-CACHE_FOLDER = RESULTS / "teacher/start{start}/cache"
-CACHE_PART = f"{{cache}}_part{{part}}of{CACHE_JOBS}" if CACHE_JOBS > 1 else "{cache}"
-
-
-def part_path(wildcards, suffix: str) -> Path:
-    """A file beside what one job of the cache makes."""
-    return Path(
-        f"{CACHE_FOLDER}/{CACHE_PART}{suffix}".format(**dict(wildcards.items()))
-    )
-
-
-def prompts_to_score(wildcards) -> Path:
-    """The manifest of the data whose training prompts one job of the cache scores."""
-    if CACHE_JOBS > 1:
-        return part_path(wildcards, "_prompts/manifest.json")
-    return RESULTS / "data/manifest.json"
-
-
-def calls_to_score(wildcards) -> list[Path]:
-    """The students' calls on these prompts."""
-    if CACHE_JOBS > 1:
-        return [part_path(wildcards, "_prompts/calls.parquet")]
-    return cached_calls(wildcards.cache, int(wildcards.start))
-
-
 if CACHE_JOBS > 1:
 
     rule cut_prompts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Hashable
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from iapo.artifacts.files import atomic_write
+from iapo.artifacts.run_record import RECORD_SUFFIX, read_record
 
 FILE = "runs.csv"
 """Finished runs that are checked in, one a row, in ``results/reference``."""
@@ -23,15 +23,16 @@ def run_cost(run: Path) -> dict[str, object]:
         run: ``results/<profile>``.
 
     Returns:
-        ``run``, its name; ``minutes``, in which at least one job ran, so that
-        a pause of the run does not count; ``memory_gb``, of the largest process; ``cores`` and ``processor``.
+        ``run``, its name; ``minutes``, in which at least one job ran, so that a pause of the run does not count;
+        ``memory_gb``, of the largest process; ``cores`` and ``processor``.
 
     Raises:
         FileNotFoundError: if the folder has no run record.
+        RecordError: for a run record that is not as it was written.
     """
-    records = [json.loads(path.read_text()) for path in sorted(run.rglob("*.run.json"))]
+    records = [read_record(path) for path in sorted(run.rglob(f"*{RECORD_SUFFIX}"))]
     if not records:
-        raise FileNotFoundError(f"{run}: found no run record (*.run.json), expected those of a finished run")
+        raise FileNotFoundError(f"{run}: found no run record (*{RECORD_SUFFIX}), expected those of a finished run")
     spans = [(datetime.fromisoformat(each["started"]).timestamp(), float(each["wall_seconds"])) for each in records]
     machines = {(each["hardware"]["processor"], each["hardware"]["cores"]) for each in records}
     return {

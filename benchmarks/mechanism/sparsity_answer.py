@@ -1,8 +1,7 @@
 """The answer of the study's sparse half in plain words, which follow from the contrasts by rules.
 
-Four questions: does the oracle win at every sparsity; does the studied method, over all scalings; does scaling per
-group harm where the outcome is sparse; is any setting of the studied method better than the same with its matched
-control?
+Four questions: does the oracle win at every sparsity; does the studied method, over all scalings; where does scaling
+per group harm; is any setting of the studied method better than the same with its matched control?
 """
 
 from __future__ import annotations
@@ -58,22 +57,26 @@ def primary_sentence(contrasts: pd.DataFrame) -> str:
 
 
 def harm_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
-    """Say whether scaling per group harms the studied method at the sparsest start, and whether the scaling is why."""
+    """Say at which starts scaling per group harms the studied method, and whether the scaling is why."""
     rows = contrasts[contrasts["role"] == HARM]
     if rows.empty:
         return ""
-    row = rows.iloc[0]
-    where = f"At the sparsest start ({_rate(study, row['start'])})"
-    what = f"scaled per group, {study.subject} against the outcome alone {_points(row)}"
-    composition = _composition(study, row["name"])
+    in_order = [row for start in study.starts for _, row in rows[rows["start"] == start].iterrows()]
+    said = "; ".join(_harm_at(study, row) for row in in_order)
+    return f"Scaled per group, `{study.subject}` against the outcome alone: {said}."
+
+
+def _harm_at(study: SparseStudy, row: pd.Series) -> str:
+    """What scaling per group costs at one start, what the logs say of it, and what another scaling changes."""
+    found = f"`{row['start']}` {_points(row)}, {row['verdict']}{_composition(study, row['name'])}"
     if row["verdict"] != "worse":
-        return f"{where} no harm of scaling per group is found: {what}, {row['verdict']}{composition}."
+        return found
     changes = _other_scalings(study, row)
-    removed = [change for change in changes if change["verdict"] == "better"]
-    reason = "scaling per group harms" if removed else "a harm is found, but not that scaling per group is why"
-    said = "; ".join(f"`{change['setting']}` {_points(change)}, {change['verdict']}" for change in changes)
-    more = f" What another scaling changes of this difference: {said}." if changes else ""
-    return f"{where} {reason}: {what}{composition}.{more}"
+    removed = any(change["verdict"] == "better" for change in changes)
+    reason = "scaling per group harms" if removed else "not shown that scaling per group is why"
+    said = ", ".join(f"`{change['setting']}` {_points(change)} ({change['verdict']})" for change in changes)
+    more = f": another scaling changes the difference by {said}" if changes else ""
+    return f"{found}, {reason}{more}"
 
 
 def _composition(study: SparseStudy, name: str) -> str:
@@ -165,7 +168,3 @@ def constant_sentence(contrasts: pd.DataFrame) -> str:
 def _points(row: pd.Series) -> str:
     text = f"{100 * row['delta']:+.1f} points [{100 * row['low']:+.1f}, {100 * row['high']:+.1f}]"
     return text.replace("-", "−")
-
-
-def _rate(study: SparseStudy, start: str) -> str:
-    return f"`{start}`: {100 * study.right_rate(start):.2g} % of sampled calls are right"

@@ -59,9 +59,9 @@ def page(
             "- Accuracy: of test questions, mean and each run.",
             "- Difference: points to the outcome alone with the advantage scaled alike, "
             f"{statistics.level:.0%} interval over asked labels and runs.",
-            "- Verdict: the comparisons averaged over the scalings, and "
-            f"{study.subject}'s under scaling per group at the sparsest start, were declared beforehand; all others "
-            "are corrected for their number (Holm).",
+            "- Verdict: the comparisons averaged over the scalings were declared beforehand; "
+            f"{study.subject}'s under scaling per group are corrected for the number of starts (Holm), all others for "
+            "theirs.",
             "- Share of the oracle's gain: in percent, with Fieller's interval; only where the oracle is found better.",
             "",
         ]

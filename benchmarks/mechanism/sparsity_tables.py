@@ -17,8 +17,8 @@ from iapo.config.variants import Cell
 
 ORACLE, PRIMARY, HARM, OUTCOME, CONTROL = "oracle", "primary", "harm", "outcome", "control"
 """What a contrast is for. Declared beforehand: does the oracle win at a start, and do the declared comparisons, each
-averaged over the scalings; does scaling per group harm at the sparsest start. Besides: any other cell against the
-outcome alone; a method against its matched control."""
+averaged over the scalings; does scaling per group harm the studied method at a start. Besides: any other cell against
+the outcome alone; a method against its matched control."""
 
 AVERAGED = "averaged"
 """In place of a setting: the mean over the scalings."""
@@ -65,7 +65,8 @@ def contrasts_table(study: SparseStudy) -> pd.DataFrame:
     Returns:
         One row per comparison: ``name`` and ``baseline``, their methods ``method`` and ``against``, ``setting`` (or
         :data:`AVERAGED`), ``start``, ``role`` (:data:`ORACLE` and the others), ``delta`` in [-1, 1] with its interval,
-        ``p``, ``p_adjusted`` (by Holm within the roles that were not declared beforehand) and ``verdict``.
+        ``p``, ``p_adjusted`` (by Holm among the comparisons of a role, but for the oracle's and the primary ones) and
+        ``verdict``.
     """
     rows = [_averaged(study, start, *pair) for start in study.starts for pair in _declared(study)]
     rows += [
@@ -75,7 +76,7 @@ def contrasts_table(study: SparseStudy) -> pd.DataFrame:
     ]
     table = pd.DataFrame(filter(None, rows), columns=_COLUMNS)
     table["p_adjusted"] = table["p"]
-    for role in (OUTCOME, CONTROL):
+    for role in (HARM, OUTCOME, CONTROL):
         family = table["role"] == role
         table.loc[family, "p_adjusted"] = holm(list(table.loc[family, "p"]))
     statistics = study.config.statistics
@@ -133,7 +134,7 @@ def _role(study: SparseStudy, cell: Cell, base: Cell) -> str:
     if base.method != study.config.statistics.reference_method:
         return CONTROL
     by_group = cell.setting in study.scalings and study.scaling(cell.setting) == "group"
-    return HARM if cell.method == study.subject and by_group and cell.start == study.starts[0] else OUTCOME
+    return HARM if cell.method == study.subject and by_group else OUTCOME
 
 
 def cells_table(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFrame:

@@ -25,6 +25,9 @@ include: "workflow/rules/mechanism.smk"
 
 if workflow.is_main_process:
     keep_facts()
+    settled = settle_future_files(RESULTS)
+    if settled:
+        print(settled, file=sys.stderr)
     try:
         restore_metadata(RESULTS)
     except RecordError as error:

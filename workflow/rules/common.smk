@@ -31,6 +31,7 @@ from iapo.jobs.preflight import (
 from iapo.artifacts.code_digest import code_of, keep_facts
 from iapo.artifacts.run_record import RecordError
 from iapo.config.declared import declare
+from iapo.jobs.clock import settle_future_files
 from iapo.hub.files import HubError
 from iapo.jobs.copied_results import restore_metadata
 from iapo.jobs.places import (

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.mechanism.sparsity import EARLY_STEPS, SparseStudy
-from benchmarks.mechanism.sparsity_tables import CONTROL
+from benchmarks.mechanism.sparsity_tables import CONTROL, settings_table
 from benchmarks.tables.render import NOTHING, interval, number, percent
 
 TITLE = "## Where right calls are rare"
@@ -49,6 +49,13 @@ def page(
             "Points; verdicts corrected for their number (Holm).",
             "",
             _markdown(_shown_controls(contrasts)),
+            "",
+            "### Settings by dev accuracy",
+            "",
+            "In percent: mean dev accuracy over a run, averaged over the starts. A default is chosen by this, not by "
+            "test questions.",
+            "",
+            _markdown(_shown_settings(study, settings_table(study, cells))),
             "",
             "### How to read the tables",
             "",
@@ -126,6 +133,16 @@ def _shown_controls(contrasts: pd.DataFrame) -> pd.DataFrame:
             for row in rows
         ]
     )
+
+
+def _shown_settings(study: SparseStudy, settings: pd.DataFrame) -> pd.DataFrame:
+    names = {
+        "studied": study.subject,
+        "control": study.controls.get(study.subject, "control"),
+        "outcome": f"{study.config.statistics.reference_method}, scaled alike",
+    }
+    shown = {label: [percent(value) for value in settings[name]] for name, label in names.items()}
+    return pd.DataFrame({"setting": settings["setting"], **shown})
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -176,6 +176,34 @@ def _cell_row(study: SparseStudy, cell: Cell, against: pd.DataFrame) -> Row:
     return row | {"verdict": found["verdict"]} | _oracle_share(study, cell, str(found["baseline"]), against)
 
 
+def settings_table(study: SparseStudy, cells: pd.DataFrame) -> pd.DataFrame:
+    """Compare the settings by dev accuracy alone, by which a default may be chosen without a look at the test.
+
+    Args:
+        study: the records.
+        cells: of :func:`cells_table`.
+
+    Returns:
+        One row per setting in which the studied method was trained from every start, the best first: ``setting``, and
+        as means over starts of ``dev_area`` ``studied``, ``control`` and ``outcome`` (the outcome alone with the
+        advantage scaled alike); nan where a start lacks one.
+    """
+    area = cells.set_index("name")["dev_area"]
+    rows = []
+    for setting in study.settings:
+        found = [study.cell(study.subject, setting, start) for start in study.starts]
+        trained = [cell for cell in found if cell]
+        if len(trained) < len(study.starts):
+            continue
+        controls = [study.cell(study.controls.get(study.subject, ""), setting, cell.start) for cell in trained]
+        alone = [study.outcome_alone(cell) for cell in trained]
+        columns: dict[str, Sequence[Cell | None]] = {"studied": trained, "control": controls, "outcome": alone}
+        means = {name: np.mean([area[cell.name] if cell else np.nan for cell in of]) for name, of in columns.items()}
+        rows.append({"setting": setting, **means})
+    table = pd.DataFrame(rows, columns=["setting", "studied", "control", "outcome"])
+    return table.sort_values("studied", ascending=False, ignore_index=True)
+
+
 def _learning(study: SparseStudy, name: str) -> Row:
     """How fast the runs of a cell learned, by their dev accuracy."""
     rows = study.metrics[study.metrics["condition"] == name]

@@ -28,6 +28,7 @@ from benchmarks.mechanism.sparsity_tables import (
     PRIMARY,
     cells_table,
     contrasts_table,
+    settings_table,
     starts_table,
 )
 from benchmarks.mechanism.study import main, whole_page
@@ -238,6 +239,19 @@ def test_cells_have_their_share_of_the_oracle_s_gain_and_their_runs(config: Conf
     assert alone["oracle_share_reason"] == "it is the outcome alone" and np.isnan(alone["delta"])
 
 
+def test_settings_are_ordered_by_dev_accuracy_where_every_start_has_them(config: Config) -> None:
+    found = study(config, levels(config, iapo_batch=0.2, iapo_shuffled_group=-0.2), spread=0.001)
+    cells = cells_table(found, contrasts_table(found))
+    table = settings_table(found, cells)
+    # The forms were trained from one start of two.
+    assert list(table["setting"]) == ["batch", "group"]
+    area = cells.set_index("name")["dev_area"]
+    best, other = table.to_dict("records")
+    assert best["studied"] == pytest.approx((area["iapo_batch_rare"] + area["iapo_batch_some"]) / 2)
+    assert other["outcome"] == pytest.approx((area["vtool_r1_group_rare"] + area["vtool_r1_group_some"]) / 2)
+    assert best["studied"] > best["control"] + 0.05 and other["control"] < other["studied"] - 0.05
+
+
 def test_starts_are_ordered_by_what_was_measured(harmed: SparseStudy) -> None:
     table = starts_table(harmed)
     assert list(table["start"]) == ["rare", "some"]
@@ -250,7 +264,7 @@ def test_the_page_begins_with_the_answer_and_shows_every_cell(
     table, answers = cells_table(harmed, contrasts), answer(harmed, contrasts)
     text = page(harmed, answers, starts_table(harmed), table, contrasts)
     assert text.split("\n\n")[1].splitlines() == [f"- {each}" for each in answers] and len(answers) == 5
-    assert text.count("\n| ") >= len(table) + 6 and "nan" not in text
+    assert text.count("\n| ") >= len(table) + 9 and "nan" not in text
     draw(harmed, tmp_path / "page.png")
     width, height = Image.open(tmp_path / "page.png").size
     assert width < 900 and height > 300

@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmarks.audit.page import audit_page
 from benchmarks.hints_page import hints_block
+from benchmarks.mechanism.sparsity_page import GLANCE
 from benchmarks.power_curve import power_curve
 from benchmarks.run_cost import cost_sentence, take_cost
 from benchmarks.tables.main import AVERAGE
@@ -121,6 +122,19 @@ def quoted(reference: Path) -> str:
     return re.sub("^#", "###", reference.read_text().strip(), flags=re.MULTILINE)
 
 
+def section(page: str, title: str) -> str:
+    """Return what stands below a heading of a page, up to the next heading of any level.
+
+    Raises:
+        ValueError: if the page has no such heading.
+    """
+    parts = re.split(r"^#+ (.*)$", page, flags=re.MULTILINE)
+    found = dict(zip(parts[1::2], parts[2::2], strict=True))
+    if title not in found:
+        raise ValueError(f"found no heading {title!r}, expected one of {list(found)}")
+    return found[title].strip()
+
+
 def pages(reference: Path = REFERENCE) -> dict[Path, str]:
     """Return every page that has such blocks, as it reads with today's.
 
@@ -128,8 +142,9 @@ def pages(reference: Path = REFERENCE) -> dict[Path, str]:
         reference: folder of mini's checked-in tables.
     """
     main, contrasts, cost = (pd.read_csv(reference / f"{name}.csv") for name in ("main", "contrasts", "cost"))
+    sparse = section((reference.parent / "sparse.md").read_text(), GLANCE)
     found = {
-        README: with_results(README.read_text(), main, contrasts),
+        README: between_marks(with_results(README.read_text(), main, contrasts), *marks("sparse"), sparse),
         RESULTS: with_power(with_results(RESULTS.read_text(), main, contrasts), contrasts, cost),
     }
     for name, block, source in _QUOTED:

@@ -62,33 +62,37 @@ def harm_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
     if rows.empty:
         return ""
     in_order = [row for start in study.starts for _, row in rows[rows["start"] == start].iterrows()]
-    said = "; ".join(_harm_at(study, row) for row in in_order)
-    return f"Scaled per group, `{study.subject}` against the outcome alone: {said}."
+    return "\n".join(
+        [
+            f"Scaled per group, `{study.subject}` against the outcome alone:",
+            *(f"  - {_harm_at(study, row)}" for row in in_order),
+        ]
+    )
 
 
 def _harm_at(study: SparseStudy, row: pd.Series) -> str:
     """What scaling per group costs at one start, what the logs say of it, and what another scaling changes."""
-    found = f"`{row['start']}` {_points(row)}, {row['verdict']}{_composition(study, row['name'])}"
+    found = f"`{row['start']}`: {_points(row)}, {row['verdict']}.{_composition(study, row['name'])}"
     if row["verdict"] != "worse":
         return found
     changes = _other_scalings(study, row)
     removed = any(change["verdict"] == "better" for change in changes)
-    reason = "scaling per group harms" if removed else "not shown that scaling per group is why"
+    reason = "Scaling per group harms" if removed else "It is not shown that scaling per group is why"
     said = ", ".join(f"`{change['setting']}` {_points(change)} ({change['verdict']})" for change in changes)
     more = f": another scaling changes the difference by {said}" if changes else ""
-    return f"{found}, {reason}{more}"
+    return f"{found} {reason}{more}."
 
 
 def _composition(study: SparseStudy, name: str) -> str:
-    """What the logs say of the first steps, as a clause."""
+    """What the logs say of the first steps, as a sentence behind another one."""
     term = study.term(name)
     share, alone = (study.early(name, f"advantage/{term}_{what}") for what in ("share", "alone"))
     flat = study.early(name, "advantage/flat_outcomes")
     if any(map(pd.isna, (share, alone, flat))):
         return ""
     return (
-        f" (early on {flat:.0%} of the groups have equal outcomes, the penalty is {share:.0%} of the advantage and "
-        f"alone in {alone:.0%} of the groups)"
+        f" Early on {flat:.0%} of the groups have equal outcomes, the penalty is {share:.0%} of the advantage, and it "
+        f"is alone in {alone:.0%} of the groups."
     )
 
 
@@ -158,7 +162,7 @@ def constant_sentence(contrasts: pd.DataFrame) -> str:
     wrong = rows[rows["verdict"].isin(["better", "worse"])]
     row = (rows if wrong.empty else wrong).iloc[0]
     if wrong.empty:
-        return f"A penalty without differences changes nothing, as it must: {_points(row)}."
+        return f"A penalty without differences is not found to change anything, and must not: {_points(row)}."
     return (
         f"A penalty without differences is {row['verdict']} than the outcome alone ({_points(row)}), which it cannot "
         "be: do not trust the other verdicts."

@@ -8,10 +8,15 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.mechanism.sparsity import EARLY_STEPS, SparseStudy
-from benchmarks.mechanism.sparsity_tables import CONTROL, settings_table
+from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE, OUTCOME, settings_table
 from benchmarks.tables.render import NOTHING, interval, number, percent
 
 TITLE = "## Where right calls are rare"
+GLANCE = "At a glance"
+"""Heading of the table that README shows."""
+
+_WIDEST_SHARE = 3.0
+"""Width of a share's interval beyond which it says nothing: the whole of the oracle's gain is 1."""
 
 
 def page(
@@ -34,6 +39,14 @@ def page(
             "\n".join(f"- {each}" for each in answers),
             "",
             "![learning curves](page.png)",
+            "",
+            f"### {GLANCE}",
+            "",
+            f"Points over the outcome alone from the same start, with {statistics.level:.0%} intervals. Right calls: "
+            f"percent of sampled calls before training. `{statistics.oracle}`, the oracle, knows the right call (mean "
+            "over the scalings of the advantage). Bold: found better or worse.",
+            "",
+            _markdown(_shown_gains(study, contrasts)),
             "",
             "### The starts",
             "",
@@ -69,10 +82,34 @@ def page(
             "- Verdict: the comparisons averaged over the scalings were declared beforehand; "
             f"{study.subject}'s under scaling per group are corrected for the number of starts (Holm), all others for "
             "theirs.",
-            "- Share of the oracle's gain: in percent, with Fieller's interval; only where the oracle is found better.",
+            "- Share of the oracle's gain: in percent, with Fieller's interval; only where the oracle is found better. "
+            f"Too uncertain: an interval wider than {_WIDEST_SHARE:.0%}.",
             "",
         ]
     )
+
+
+def _shown_gains(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFrame:
+    """The oracle's gain from each start, and the studied method's under each scaling."""
+    oracle = contrasts[contrasts["role"] == ORACLE].set_index("start")
+    alone = contrasts[contrasts["role"].isin([OUTCOME, HARM]) & (contrasts["method"] == study.subject)]
+    by_cell = alone.set_index(["setting", "start"])
+    words = {"group": "scaled per group", "batch": "scaled per batch", "none": "not scaled"}
+    rows = []
+    for start in study.starts:
+        row = {"start": f"`{start}`", "right calls": percent(study.right_rate(start))}
+        if start in oracle.index:
+            row[f"`{study.config.statistics.oracle}`"] = _gain(oracle.loc[start])
+        for setting in study.scalings:
+            if (setting, start) in by_cell.index:
+                row[f"`{study.subject}`, {words[study.scaling(setting)]}"] = _gain(by_cell.loc[setting, start])
+        rows.append(row)
+    return pd.DataFrame(rows).fillna(NOTHING)
+
+
+def _gain(row: pd.Series) -> str:
+    shown = interval(row["delta"], row["low"], row["high"], signed=True)
+    return f"**{shown}**" if row["verdict"] in ("better", "worse") else shown
 
 
 def _sections(study: SparseStudy, cells: pd.DataFrame) -> list[str]:
@@ -100,8 +137,6 @@ def _shown_starts(starts: pd.DataFrame) -> pd.DataFrame:
 
 def _shown_cell(row: Mapping[Hashable, Any]) -> dict[str, str]:
     runs = " ".join(percent(float(value)) for value in row["accuracy_by_seed"].split())
-    reason = row["oracle_share_reason"]
-    missing = "" if reason.startswith("it is") else f" ({reason})"
     return {
         "setting": row["setting"],
         "method": row["method"],
@@ -113,10 +148,18 @@ def _shown_cell(row: Mapping[Hashable, Any]) -> dict[str, str]:
         "accuracy": f"{percent(row['accuracy'])} ({runs})",
         "difference": interval(row["delta"], row["delta_low"], row["delta_high"], signed=True),
         "verdict": NOTHING if pd.isna(row["verdict"]) else row["verdict"],
-        "share of the oracle's gain": NOTHING + missing
-        if reason
-        else interval(row["oracle_share"], row["oracle_share_low"], row["oracle_share_high"]),
+        "share of the oracle's gain": _shown_share(row),
     }
+
+
+def _shown_share(row: Mapping[Hashable, Any]) -> str:
+    """The share with its interval, or a dash and why there is none."""
+    reason, low, high = row["oracle_share_reason"], row["oracle_share_low"], row["oracle_share_high"]
+    if not reason and high - low > _WIDEST_SHARE:
+        reason = "too uncertain"
+    if not reason:
+        return interval(row["oracle_share"], low, high)
+    return NOTHING if reason.startswith("it is") else f"{NOTHING} ({reason})"
 
 
 def _shown_controls(contrasts: pd.DataFrame) -> pd.DataFrame:

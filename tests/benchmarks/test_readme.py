@@ -10,7 +10,19 @@ import yaml
 from scipy.stats import norm, t, ttest_1samp
 
 from benchmarks.power_curve import power_curve
-from benchmarks.readme import README, REFERENCE, RESULTS, audited, main, marks, pages, quoted, take, with_results
+from benchmarks.readme import (
+    README,
+    REFERENCE,
+    RESULTS,
+    audited,
+    main,
+    marks,
+    pages,
+    quoted,
+    section,
+    take,
+    with_results,
+)
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import between_marks, write_json
 from iapo.config.schema import load_config
@@ -114,6 +126,13 @@ def test_a_study_s_page_is_taken_and_shown_below_a_heading(tmp_path: Path) -> No
     # The picture is not checked in, and a page that asks for it is a dead link.
     assert "page.png" not in (tmp_path / "reference/sparse.md").read_text()
     assert quoted(tmp_path / "reference/sparse.md") == "### Sparse\n\n#### Answers\nNone # yet."
+
+
+def test_a_section_of_a_page_is_what_stands_below_its_heading() -> None:
+    page = "# One\n\na\n\n## Two\n\n| b |\n\n### Three\nc\n"
+    assert section(page, "Two") == "| b |" and section(page, "Three") == "c"
+    with pytest.raises(ValueError, match=r"no heading 'Four', expected one of \['One'"):
+        section(page, "Four")
 
 
 def test_an_audit_is_taken_with_the_tables_and_shown(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from benchmarks.mechanism.sparsity_answer import (
     oracle_sentence,
     primary_sentence,
 )
-from benchmarks.mechanism.sparsity_page import page
+from benchmarks.mechanism.sparsity_page import GLANCE, _shown_share, page
 from benchmarks.mechanism.sparsity_plots import draw
 from benchmarks.mechanism.sparsity_tables import (
     CONTROL,
@@ -46,7 +46,9 @@ def sparse_config(**more: Any) -> Config:
     raw, forms = (
         yaml.safe_load((ROOT / "config" / name).read_text()) for name in ("sparse.yaml", "presets/sparse_forms.yaml")
     )
-    raw["grids"]["forms"] = forms["grids"]["forms"] | {"starts": ["rare"]}
+    raw["grids"]["forms"] = forms["grids"]["forms"] | {"starts": ["rare"], "seeds": 2}
+    # So that there is a share of the oracle's gain.
+    raw["grids"]["forms"]["methods"] = [*forms["grids"]["forms"]["methods"], "planted_penalty"]
     raw["statistics"] |= {"bootstrap_draws": 100}
     raw["grids"]["scalings"] |= {"starts": list(RATES), "seeds": 2}
     raw["grids"]["harm"]["starts"] = ["rare"]
@@ -162,14 +164,14 @@ def test_only_what_was_not_declared_is_corrected(contrasts: pd.DataFrame) -> Non
 
 
 def test_the_harm_is_told_with_what_removes_it(harmed: SparseStudy, contrasts: pd.DataFrame) -> None:
-    rare, some = harm_sentence(harmed, contrasts).split("; `some`")
-    assert "`rare` −1" in rare and ", worse (early on 82% of the groups have equal outcomes" in rare
-    assert "the penalty is 80% of the advantage and alone in 66%" in rare and "scaling per group harms" in rare
-    assert "worse" not in some and "harms" not in some
+    _, rare, some = harm_sentence(harmed, contrasts).split("\n  - ")
+    assert rare.startswith("`rare`: −1") and ", worse. Early on 82% of the groups have equal outcomes" in rare
+    assert "the penalty is 80% of the advantage, and it is alone in 66%" in rare and "Scaling per group harms" in rare
+    assert some.startswith("`some`") and "worse" not in some and "harms" not in some
     row = contrasts[(contrasts["role"] == HARM) & (contrasts["start"] == "rare")].iloc[0]
     assert row["delta"] == pytest.approx(-0.17, abs=0.03) and row["verdict"] == "worse"
     change = float(rare.split("`batch` +")[1].split(" points")[0])
-    assert change == pytest.approx(17, abs=3) and rare.endswith("(better)")
+    assert change == pytest.approx(17, abs=3) and rare.endswith("(better).")
 
 
 def test_a_loss_under_every_scaling_is_not_blamed_on_the_scaling(config: Config) -> None:
@@ -220,7 +222,7 @@ def test_without_any_difference_no_form_is_found_better(harmed: SparseStudy, con
 
 
 def test_a_penalty_without_differences_must_change_nothing(config: Config, contrasts: pd.DataFrame) -> None:
-    assert "changes nothing, as it must" in constant_sentence(contrasts)
+    assert "is not found to change anything" in constant_sentence(contrasts)
     broken = study(config, levels(config, constant_penalty=0.3), spread=0.001)
     assert "do not trust" in constant_sentence(contrasts_table(broken))
 
@@ -235,6 +237,8 @@ def test_cells_have_their_share_of_the_oracle_s_gain_and_their_runs(config: Conf
         len(row["accuracy_by_seed"].split()) == 2 and len(table.loc["iapo_group_rare", "steps_to_target"].split()) == 6
     )
     assert row["steps_to_target"] == "10 10" and 0.15 < row["dev_area"] < 0.5
+    wide = row.to_dict() | {"oracle_share_low": -2.0, "oracle_share_high": 1.5}
+    assert _shown_share(wide) == "– (too uncertain)" and "[" in _shown_share(row.to_dict())
     alone = table.loc["vtool_r1_batch_rare"]
     assert alone["oracle_share_reason"] == "it is the outcome alone" and np.isnan(alone["delta"])
 
@@ -263,8 +267,16 @@ def test_the_page_begins_with_the_answer_and_shows_every_cell(
 ) -> None:
     table, answers = cells_table(harmed, contrasts), answer(harmed, contrasts)
     text = page(harmed, answers, starts_table(harmed), table, contrasts)
-    assert text.split("\n\n")[1].splitlines() == [f"- {each}" for each in answers] and len(answers) == 5
-    assert text.count("\n| ") >= len(table) + 9 and "nan" not in text
+    assert (
+        text.split("\n\n")[1].splitlines() == "\n".join(f"- {each}" for each in answers).splitlines()
+        and len(answers) == 5
+    )
+    assert text.count("\n| ") >= len(table) + 13 and "nan" not in text
+    glance = text.split(f"### {GLANCE}\n\n")[1].split("\n\n")[1].splitlines()
+    names, values = ([cell.strip() for cell in line.strip("|").split("|")] for line in (glance[0], glance[2]))
+    rare = dict(zip(names, values, strict=True))
+    assert rare["start"] == "`rare`" and rare["`planted_penalty`"].startswith("**+")
+    assert rare["`iapo`, scaled per group"].startswith("**-1") and "**" not in rare["`iapo`, scaled per batch"]
     draw(harmed, tmp_path / "page.png")
     width, height = Image.open(tmp_path / "page.png").size
     assert width < 900 and height > 300

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -14,6 +14,9 @@ from benchmarks.tables.render import NOTHING, interval, number, percent
 TITLE = "## Where right calls are rare"
 GLANCE = "At a glance"
 """Heading of the table that README shows."""
+
+_SCALED = {"group": "scaled per group", "batch": "scaled per batch", "none": "not scaled"}
+"""``train.scale_rewards`` → what is said of the advantage."""
 
 _WIDEST_SHARE = 3.0
 """Width of a share's interval beyond which it says nothing: the whole of the oracle's gain is 1."""
@@ -47,6 +50,8 @@ def page(
             "over the scalings of the advantage). Bold: found better or worse.",
             "",
             _markdown(_shown_gains(study, contrasts)),
+            "",
+            _gains_in_words(study, contrasts),
             "",
             "### The starts",
             "",
@@ -91,20 +96,50 @@ def page(
 
 def _shown_gains(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFrame:
     """The oracle's gain from each start, and the studied method's under each scaling."""
-    oracle = contrasts[contrasts["role"] == ORACLE].set_index("start")
-    alone = contrasts[contrasts["role"].isin([OUTCOME, HARM]) & (contrasts["method"] == study.subject)]
-    by_cell = alone.set_index(["setting", "start"])
-    words = {"group": "scaled per group", "batch": "scaled per batch", "none": "not scaled"}
+    oracle = {row["start"]: _gain(row) for _, row in contrasts[contrasts["role"] == ORACLE].iterrows()}
+    gains = _gains_by_scaling(study, contrasts)
+    by_cell = {(row["setting"], row["start"]): _gain(row) for _, row in gains.iterrows()}
     rows = []
     for start in study.starts:
         row = {"start": f"`{start}`", "right calls": percent(study.right_rate(start))}
-        if start in oracle.index:
-            row[f"`{study.config.statistics.oracle}`"] = _gain(oracle.loc[start])
+        row[f"`{study.config.statistics.oracle}`"] = oracle.get(start, NOTHING)
         for setting in study.scalings:
-            if (setting, start) in by_cell.index:
-                row[f"`{study.subject}`, {words[study.scaling(setting)]}"] = _gain(by_cell.loc[setting, start])
+            shown = by_cell.get((setting, start), NOTHING)
+            row[f"`{study.subject}`, {_SCALED[study.scaling(setting)]}"] = shown
         rows.append(row)
-    return pd.DataFrame(rows).fillna(NOTHING)
+    return pd.DataFrame(rows)
+
+
+def _gains_in_words(study: SparseStudy, contrasts: pd.DataFrame) -> str:
+    """Where the oracle wins, and where the studied method wins and loses."""
+    oracle, subject = contrasts[contrasts["role"] == ORACLE], _gains_by_scaling(study, contrasts)
+    won = oracle.loc[oracle["verdict"] == "better", "start"]
+    everywhere = len(won) == len(study.starts)
+    at = "at every start" if everywhere else f"at {_listed(won)}" if len(won) else "nowhere"
+    found = {word: _places(study, subject[subject["verdict"] == word]) for word in ("better", "worse")}
+    return (
+        f"The oracle wins {at}. `{study.subject}` wins {found['better'] or 'nowhere'}, and loses "
+        f"{found['worse'] or 'nowhere'}."
+    )
+
+
+def _gains_by_scaling(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFrame:
+    alone = contrasts["role"].isin([OUTCOME, HARM]) & (contrasts["method"] == study.subject)
+    return contrasts[alone & contrasts["setting"].isin(study.scalings)]
+
+
+def _places(study: SparseStudy, rows: pd.DataFrame) -> str:
+    """Where some comparisons were made: the scalings, each with its starts."""
+    return "; ".join(
+        f"{_SCALED[study.scaling(setting)]} at "
+        + _listed([start for start in study.starts if start in set(rows.loc[rows["setting"] == setting, "start"])])
+        for setting in study.scalings
+        if setting in set(rows["setting"])
+    )
+
+
+def _listed(starts: Iterable[str]) -> str:
+    return ", ".join(f"`{start}`" for start in starts)
 
 
 def _gain(row: pd.Series) -> str:

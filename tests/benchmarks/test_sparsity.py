@@ -277,6 +277,7 @@ def test_the_page_begins_with_the_answer_and_shows_every_cell(
     rare = dict(zip(names, values, strict=True))
     assert rare["start"] == "`rare`" and rare["`planted_penalty`"].startswith("**+")
     assert rare["`iapo`, scaled per group"].startswith("**-1") and "**" not in rare["`iapo`, scaled per batch"]
+    assert "The oracle wins at every start. `iapo` wins nowhere, and loses scaled per group at `rare`.\n" in text
     draw(harmed, tmp_path / "page.png")
     width, height = Image.open(tmp_path / "page.png").size
     assert width < 900 and height > 300

@@ -130,12 +130,9 @@ def _gains_by_scaling(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFra
 
 def _places(study: SparseStudy, rows: pd.DataFrame) -> str:
     """Where some comparisons were made: the scalings, each with its starts."""
-    return "; ".join(
-        f"{_SCALED[study.scaling(setting)]} at "
-        + _listed([start for start in study.starts if start in set(rows.loc[rows["setting"] == setting, "start"])])
-        for setting in study.scalings
-        if setting in set(rows["setting"])
-    )
+    made = set(zip(rows["setting"], rows["start"], strict=True))
+    starts = {setting: [start for start in study.starts if (setting, start) in made] for setting in study.scalings}
+    return "; ".join(f"{_SCALED[study.scaling(name)]} at {_listed(at)}" for name, at in starts.items() if at)
 
 
 def _listed(starts: Iterable[str]) -> str:

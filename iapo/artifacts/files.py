@@ -83,6 +83,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield the files below a folder that another run may be writing to.
+
+    ``Path.rglob`` ends with an error where a folder vanishes while it looks, as checkpoints and temporary ones do. A
+    file may still vanish after it was found.
+    """
+    for inside, _, names in os.walk(folder):
+        yield from (Path(inside, name) for name in names)
+
+
 @contextmanager
 def exclusive(directory: Path) -> Iterator[None]:
     """Hold a run directory: an orphan of a killed run may still be writing there, and is waited for."""

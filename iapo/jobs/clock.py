@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from iapo.artifacts.files import files_below
 
 _SKEW_SECONDS = 10.0
 """By how much a file server's clock may be ahead of this machine's."""
@@ -23,14 +28,23 @@ def settle_future_files(results: Path) -> str | None:
         What was done, in one line; None where no file is from the future.
     """
     now = time.time()
-    dated = [(path.lstat().st_mtime, path) for path in results.rglob("*") if path.is_file() and not path.is_symlink()]
-    future = [(mtime, path) for mtime, path in dated if mtime > now + _SKEW_SECONDS]
+    future = [(mtime, path) for mtime, path in _dated(results) if mtime > now + _SKEW_SECONDS]
     if not future:
         return None
     for _, path in future:
-        os.utime(path, (now, now))
+        with suppress(FileNotFoundError):
+            os.utime(path, (now, now))
     ahead = (max(mtime for mtime, _ in future) - now) / 60
     return (
         f"{results}: found {len(future)} files from up to {ahead:.0f} min in the future, since the clock was set back; "
         "they count as made now, and what was made from them since then is made again"
     )
+
+
+def _dated(results: Path) -> Iterator[tuple[float, Path]]:
+    """Each file's time of change. This runs before it is known whether another run is at work in the folder."""
+    for path in files_below(results):
+        with suppress(FileNotFoundError):
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode):
+                yield status.st_mtime, path

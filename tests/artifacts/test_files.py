@@ -1,11 +1,13 @@
-"""A folder that one process holds, with real processes."""
+"""A folder that one process holds, with real processes; files of a folder that others write to."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from iapo.artifacts.code_digest import ROOT
+from iapo.artifacts.files import files_below
 
 HOLDS = """
 import logging, sys
@@ -48,3 +50,16 @@ def test_who_holds_a_folder_is_named_and_waited_for(tmp_path: Path) -> None:
     second.communicate()
     assert line_of(third) == "holds"
     third.communicate("")
+
+
+def test_a_folder_that_vanishes_while_its_files_are_listed_is_passed_over(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "file").touch()
+    found = files_below(tmp_path)
+    first = next(found)
+    # By now it is known that both are there.
+    (left,) = (folder for folder in folders if folder != first.parent)
+    shutil.rmtree(left)
+    assert list(found) == []

@@ -6,6 +6,10 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from iapo.artifacts.files import files_below
+from iapo.jobs import clock
 from iapo.jobs.clock import settle_future_files
 
 HOUR = 3600.0
@@ -46,6 +50,17 @@ def test_the_clock_of_a_file_server_may_be_a_little_ahead(tmp_path: Path) -> Non
     path.touch()
     os.utime(path, (time.time() + 5,) * 2)
     assert settle_future_files(tmp_path) is None and settle_future_files(tmp_path / "absent") is None
+
+
+def test_files_that_another_run_removes_meanwhile_are_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, temporary = tmp_path / "kept", tmp_path / "temporary"
+    kept.touch()
+    os.utime(kept, (time.time() + HOUR,) * 2)
+    monkeypatch.setattr(clock, "files_below", lambda results: iter([temporary, *files_below(results)]))
+    said = settle_future_files(tmp_path)
+    assert said and "found 1 files" in said
 
 
 def run(folder: Path, *, settle: bool) -> str:

@@ -1,8 +1,11 @@
 """What Snakemake plans, and that planning is quick and needs no torch."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,16 @@ def test_planning_imports_no_torch() -> None:
     modules = "baselines, iapo.config.schema, iapo.jobs.preflight, iapo.jobs.workflow_job"
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_files_from_the_future_are_settled_before_anything_is_planned(
+    request: pytest.FixtureRequest,
+) -> None:
+    path = ROOT / "results/from_the_future/made"
+    request.addfinalizer(lambda: shutil.rmtree(path.parent, ignore_errors=True))
+    path.parent.mkdir(parents=True)
+    path.touch()
+    os.utime(path, (time.time() + 3600,) * 2)
+    result = plan("--config", f"profile={path.parent.name}")
+    assert result.returncode == 0 and "results/from_the_future: found 1 files" in result.stderr
+    assert path.stat().st_mtime < time.time() + 60

@@ -18,8 +18,9 @@ def train(student: Path, cache: Path, data: Path, output: Path, steps: int) -> N
     never = processor.tokenizer.convert_tokens_to_ids(list(iapo.SUPPRESSED_TOKENS))
     arguments = GRPOConfig(
         output_dir=str(output), max_steps=steps, per_device_train_batch_size=8, num_generations=4,
-        max_completion_length=48, max_tool_calling_iterations=1, reward_weights=[1.0, 0.5], report_to="none",
-        use_cpu=True, bf16=False, save_strategy="no", logging_steps=1, generation_kwargs={"suppress_tokens": never},
+        max_completion_length=48, max_tool_calling_iterations=1, reward_weights=[1.0, 0.5], scale_rewards="none",
+        use_cpu=True, bf16=False, save_strategy="no", report_to="none", logging_steps=1,
+        generation_kwargs={"suppress_tokens": never},
     )  # fmt: skip
     trainer = MyTrainer(
         model=model, processing_class=processor, args=arguments, cache=iapo.TeacherCache(cache),

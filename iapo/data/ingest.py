@@ -21,6 +21,7 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 from iapo.data.boxes import Boxes, BoxReader, Oddity, Unit, find_panels
+from iapo.data.contexts import short_context
 from iapo.data.decoding import as_seen, is_turned
 from iapo.data.gold_answers import gold_answer
 from iapo.data.mini_world.hints import hint_text
@@ -37,14 +38,6 @@ KIND: Mapping[str, FigureKind] = {
     "vtabfact": "table",
 }
 """Test set → kind of its figures."""
-
-NOUN: Mapping[FigureKind, str] = {
-    "h_bar": "chart",
-    "v_bar": "chart",
-    "table": "table",
-    "subfigures": "figure",
-}
-"""Kind of figure → the noun that prompts use for it."""
 
 _METRIC: Mapping[str, Metric] = {"h_bar": "relaxed", "v_bar": "relaxed", "vtabfact": "fact"}
 
@@ -161,7 +154,7 @@ def read_record(record: Record, picture: bytes, *, test_set: str, split: Split) 
         split=split,
         figure=Figure(record.name, kind, boxes),
         image_png=picture,
-        context=_context(kind, boxes),
+        context=short_context(kind, boxes),
         request=_request(record, "prompt" if kind == "subfigures" else "query"),
         answer=gold_answer(record, test_set, metric, labels),
         metric=metric,
@@ -209,12 +202,6 @@ def _panels(record: Record, image: Image.Image) -> dict[str, Box]:
     if not panels:
         raise LeftOutError(record, "no panel", "its figure has no contour that could be a panel")
     return panels
-
-
-def _context(kind: FigureKind, boxes: Boxes) -> str:
-    """The text of block P: the kind of figure and the labels of its largest family."""
-    labels = max(boxes.values(), key=len, default={})
-    return f"{NOUN[kind]} : {' , '.join(labels)} ."
 
 
 def _request(record: Record, name: str) -> str:

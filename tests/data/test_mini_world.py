@@ -13,6 +13,7 @@ from benchmarks.tasks.scoring import process_results
 from iapo.cold_start.demonstrations import spoken_answer
 from iapo.config.schema import DataConfig, load_config
 from iapo.data.build import build
+from iapo.data.contexts import FAMILY_WORDS
 from iapo.data.mini_world.figures import draw, figure_grid
 from iapo.data.mini_world.gapminder import split_tables
 from iapo.data.mini_world.vocabulary import words
@@ -126,6 +127,15 @@ def test_examples_hang_together(test_examples: list[Example]) -> None:
             assert 0 <= left < right <= image.width and 0 <= top < bottom <= image.height
         assert example.focus_labels[0] in example.request and example.focus_labels[0] in example.context
         assert image.width % 28 == 0 and image.height % 28 == 0
+
+
+def test_the_prompt_s_text_names_the_family_of_elements_that_holds_the_label_asked_for(
+    test_examples: list[Example],
+) -> None:
+    """Two kinds of chart would read alike, and which tools fit could not be known from the text."""
+    for example in test_examples:
+        family = next(f for f, boxes in example.figure.boxes.items() if example.focus_labels[0] in boxes)
+        assert f" . {FAMILY_WORDS[family]} : " in example.context, example.example_id
 
 
 def test_statements_are_balanced(data_root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from iapo.config.mini_world import DataConfig
+from iapo.data.contexts import FAMILY_WORDS, NOUN
 from iapo.data.mini_world.gapminder import INDICATORS, countries, numbers, years
 
 PANEL_COLUMNS = 5
@@ -25,9 +26,7 @@ _FUNCTION_WORDS = [
     "value",
     "true",
     "false",
-    "chart",
-    "table",
-    "figure",
+    *dict.fromkeys(NOUN.values()),
 ]
 
 _HINT_WORDS = ["hint", "question", "names"]
@@ -47,6 +46,6 @@ def words(data: DataConfig) -> tuple[str, ...]:
     return tuple(
         dict.fromkeys(
             [*PANELS, *countries(), *years(), *numbers(data.value_unit), *indicator_words, *_FUNCTION_WORDS]
-            + [*(_HINT_WORDS if data.hint_rate is not None else []), *_PUNCTUATION]
+            + [*FAMILY_WORDS.values(), *(_HINT_WORDS if data.hint_rate is not None else []), *_PUNCTUATION]
         )
     )

@@ -17,7 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from iapo.artifacts import archives
-from iapo.data.ingest import KIND, NOUN
+from iapo.data.contexts import NOUN
+from iapo.data.ingest import KIND
 from iapo.data.mini_world.world import RAW_FILES
 from iapo.data.records import IngestError, Record
 

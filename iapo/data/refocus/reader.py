@@ -17,12 +17,13 @@ from typing import Any, TypedDict
 from iapo.artifacts.progress import Progress
 from iapo.config.sources import RefocusConfig
 from iapo.data.boxes import Oddity, Unit
-from iapo.data.ingest import KIND, NOUN, Reading, read_record
+from iapo.data.contexts import full_context
+from iapo.data.ingest import KIND, Reading, read_record
 from iapo.data.prompts import ANSWER_PREFIX
 from iapo.data.records import IngestError, LeftOutError
 from iapo.data.refocus.layout import Picture, Pictures, RawRecord, find_layout, read_test_file, read_training
 from iapo.data.splits import SPLITS, deal, linked, ranking
-from iapo.types import TEST_SETS, Example, Figure, Split
+from iapo.types import TEST_SETS, Example, Split
 
 INSTRUCTION = (
     "You may call tools once before you answer. The last line of your answer must be "
@@ -318,12 +319,6 @@ def _distinct_ids(drafts: Iterable[_Draft]) -> dict[str, _Draft]:
 
 
 def real_example(reading: Reading) -> Example:
-    """Return the example for a pretrained model: the figure's id is a hash of its pixels, the context is complete."""
+    """Return the example for a pretrained model, its figure named by a hash of the pixels, its context complete."""
     figure = replace(reading.example.figure, figure_id=reading.signature[:16])
-    return replace(reading.example, figure=figure, context=_full_context(figure))
-
-
-def _full_context(figure: Figure) -> str:
-    """The text of block P of a real figure: its kind, the labels of every family, and the instruction."""
-    families = [f" {family.replace('_', ' ')} : {' , '.join(labels)} ." for family, labels in figure.boxes.items()]
-    return f"{NOUN[figure.kind]} .{''.join(families)}\n{INSTRUCTION}"
+    return replace(reading.example, figure=figure, context=f"{full_context(figure.kind, figure.boxes)}\n{INSTRUCTION}")

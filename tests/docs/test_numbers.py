@@ -22,8 +22,8 @@ WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "
          "thirteen")  # fmt: skip
 
 HELD = {
-    "README.md": {"50 minutes", "8 GB", "7 GB"},
-    "quickstart.md": {"50 minutes", "8 GB", "7 GB"},
+    "README.md": {"30 minutes", "8 GB", "7 GB"},
+    "quickstart.md": {"30 minutes", "8 GB", "7 GB"},
     # tests/benchmarks/gpu_check/test_checks.py
     "gpu_check.md": {"25 minutes"},
     # What a preset is for, which tests/baselines/test_estimate.py holds.

@@ -54,7 +54,7 @@ def sparse_config(**more: Any) -> Config:
     raw["grids"]["harm"]["starts"] = ["rare"]
     raw["grids"]["constant"]["starts"] = ["rare"]
     del raw["grids"]["scalings"]["settings"]["none"]
-    for name in ("advantage", "flat", "right"):
+    for name in ("advantage", "flat", "right", "loud"):
         del raw["grids"]["forms"]["settings"][name]
     return load_config(raw | more)
 

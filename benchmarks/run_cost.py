@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from iapo.artifacts.files import atomic_write
-from iapo.artifacts.run_record import RECORD_SUFFIX, read_record
+from iapo.artifacts.run_record import RECORD_SUFFIX, read_record, records_below
 
 FILE = "runs.csv"
 """Finished runs that are checked in, one a row, in ``results/reference``."""
@@ -30,7 +30,7 @@ def run_cost(run: Path) -> dict[str, object]:
         FileNotFoundError: if the folder has no run record.
         RecordError: for a run record that is not as it was written.
     """
-    records = [read_record(path) for path in sorted(run.rglob(f"*{RECORD_SUFFIX}"))]
+    records = [read_record(path) for path in records_below(run)]
     if not records:
         raise FileNotFoundError(f"{run}: found no run record (*{RECORD_SUFFIX}), expected those of a finished run")
     spans = [(datetime.fromisoformat(each["started"]).timestamp(), float(each["wall_seconds"])) for each in records]

@@ -20,7 +20,7 @@ from typing import Any
 
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.file_facts import FileFacts, facts_of
-from iapo.artifacts.files import atomic_write, digest, sha256_file
+from iapo.artifacts.files import atomic_write, digest, files_below, sha256_file
 from iapo.artifacts.secrets import redacted
 from iapo.config.declared import READ
 from iapo.config.schema import Config
@@ -121,6 +121,11 @@ class Job:
             tmp.write_text(json.dumps({**written, _OWN_DIGEST: _digest(written)}, indent=1) + "\n")
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
+
+
+def records_below(folder: Path) -> list[Path]:
+    """Return the paths of the run records below a folder, sorted, though another run may be writing there."""
+    return sorted(path for path in files_below(folder) if path.name.endswith(RECORD_SUFFIX))
 
 
 def read_record(path: Path) -> dict[str, Any]:

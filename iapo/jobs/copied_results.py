@@ -13,8 +13,7 @@ from typing import Any
 from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
-from iapo.artifacts.files import files_below
-from iapo.artifacts.run_record import RECORD_SUFFIX, read_record
+from iapo.artifacts.run_record import read_record, records_below
 
 
 def restore_metadata(results: Path, snakemake: Path = Path(".snakemake")) -> int:
@@ -32,7 +31,7 @@ def restore_metadata(results: Path, snakemake: Path = Path(".snakemake")) -> int
     """
     store = FilePersistence(nolock=True, path=snakemake)
     restored = 0
-    for path in sorted(path for path in files_below(results) if path.name.endswith(RECORD_SUFFIX)):
+    for path in records_below(results):
         plan: Any = read_record(path).get("plan")
         for output in plan["outputs"] if plan else []:
             if Path(output).exists() and store._read_record(output) is None:

@@ -11,8 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 
-from iapo.artifacts.files import files_below
-from iapo.artifacts.run_record import RECORD_SUFFIX
+from iapo.artifacts.run_record import records_below
 from iapo.jobs.run_lines import kind_of
 
 
@@ -55,7 +54,7 @@ def earlier_pace(results: Path) -> Pace:
     """How long the jobs took that made what a folder of results holds; empty where it holds no run records."""
     jobs: dict[tuple[str, ...], tuple[str, float]] = {}
     spans = []
-    for path in (path for path in files_below(results) if path.name.endswith(RECORD_SUFFIX)):
+    for path in records_below(results):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             record = json.loads(path.read_text())
             seconds, plan = float(record["wall_seconds"]), record["plan"]

@@ -146,16 +146,21 @@ def test_each_baseline_is_its_own_start(
     assert tv(usual, attribute(trained_looking, batch, config=replace(PLAIN, baseline=baseline)).signed).max() > 1e-3
 
 
-def test_blocks_are_complete_and_nearer_to_the_converged_ones(
-    turns: list[ToolTurn], shake: Callable[[Any, int], Any]
-) -> None:
-    """In each of three models, whose random weights decide by how much."""
-    errors = []
+@pytest.fixture(scope="module")
+def converged(turns: list[ToolTurn], shake: Callable[[Any, int], Any]) -> list[tuple[Any, Any, Tensor]]:
+    """Three models, whose random weights decide how much an option gains: each, a batch, and what it converges to."""
+    models = []
     for seed in range(3):
         model, processor = build_model(ModelConfig(hidden_size=32), seed=seed)
         batch = calls_batch(turns, processor.tokenizer, "cpu")
         shake(model, seed)
-        reference = attribute(model, batch, config=replace(PLAIN, n_steps=256)).signed
+        models.append((model, batch, attribute(model, batch, config=replace(PLAIN, n_steps=256)).signed))
+    return models
+
+
+def test_blocks_are_complete_and_nearer_to_the_converged_ones(converged: list[tuple[Any, Any, Tensor]]) -> None:
+    errors = []
+    for model, batch, reference in converged:
         found = []
         for points in (4, 5, 6, 7, 8):
             few = replace(PLAIN, n_steps=points, control_variate=False)
@@ -172,15 +177,10 @@ def test_blocks_are_complete_and_nearer_to_the_converged_ones(
 
 @pytest.mark.parametrize("magnitudes", [True, False])
 def test_refined_rows_are_nearer_to_the_converged_ones(
-    turns: list[ToolTurn], shake: Callable[[Any, int], Any], magnitudes: bool
+    converged: list[tuple[Any, Any, Tensor]], magnitudes: bool
 ) -> None:
-    """In three models, whose random weights decide by how much."""
     errors = []
-    for seed in range(3):
-        model, processor = build_model(ModelConfig(hidden_size=32), seed=seed)
-        batch = calls_batch(turns, processor.tokenizer, "cpu")
-        shake(model, seed)
-        reference = attribute(model, batch, config=replace(PLAIN, n_steps=256)).signed
+    for model, batch, reference in converged:
         few = replace(PLAIN, n_steps=6, control_variate=False, magnitudes=magnitudes)
         plain, refined = (attribute(model, batch, config=replace(few, tolerance=t)) for t in (1e9, 1e-9))
         errors.append([tv(each.signed, reference).mean().item() for each in (refined, plain)])

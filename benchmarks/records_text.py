@@ -25,7 +25,7 @@ METRICS: Mapping[str, str] = {
     "attribution/distinct_calls": "Calls that were attributed, equal ones of a group once.",
     "attribution/groups_too_long": "Groups left out, since a prompt and call exceed `attribution.max_tokens`.",
     "attribution/share_<block>": "Mean share of the block P, R, I or T in the student's attributions.",
-    "cache/<kind>": "Share of calls whose look-up ended as `exact`, `same_tool`, `nearest` or `missing`.",
+    "cache/<kind>": "Share of calls whose look-up ended as a kind of docs/teacher_cache.md: `exact`, `nearest`, ...",
     "dev/accuracy": "Share of right greedy answers to the dev questions, at the steps of `train.dev_every`.",
     "dev/right_calls": "Share of these whose call is right.",
     "distillation/loss": "The loss of the methods that distil the teacher.",

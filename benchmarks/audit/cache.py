@@ -130,7 +130,7 @@ def compare(
     lookup_seconds = time.perf_counter() - started
     cached = _cached_penalties(hits, mine, config.alignment)
     known = [i for i, penalty in enumerate(cached) if penalty is not None]
-    kinds = ["missing" if hit is None else hit.kind for hit in hits]
+    kinds = [cache.kind(key, hit) for key, hit in zip(keys, hits, strict=True)]
     return CacheAudit(
         cached=[penalty for penalty in cached if penalty is not None],
         live=[live[i] for i in known],

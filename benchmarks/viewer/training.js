@@ -2,7 +2,13 @@
 
 const BLOCKS = ["P", "R", "I", "T"];
 const BLOCK_NAMES = ["plain text", "request", "image", "tools"];
-const HITS = { exact: "exact", same_tool: "same tool", nearest: "nearest", missing: "missing" };
+const HITS = {
+  exact: "exact",
+  same_tool: "same tool",
+  nearest: "nearest",
+  no_teacher_call: "the teacher made no call",
+  missing: "missing",
+};
 const GROUPS = { flat: "all zero (flat)", varied: "not all zero" };
 const form = $("#filters");
 let state, run, step;

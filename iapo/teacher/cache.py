@@ -45,7 +45,11 @@ HitKind = Literal["exact", "same_tool", "nearest"]
 """How close the cached call is to the one looked up."""
 
 
-HIT_KINDS = ("exact", "same_tool", "nearest", "missing")
+MissKind = Literal["no_teacher_call", "missing"]
+"""Why a look-up finds nothing: the teacher made no valid call on the prompt, or the cache does not know the prompt."""
+
+
+HIT_KINDS: tuple[HitKind | MissKind, ...] = ("exact", "same_tool", "nearest", "no_teacher_call", "missing")
 """All outcomes of a look-up, for logging."""
 
 
@@ -101,6 +105,7 @@ class TeacherCache:
         for name, shard in self.shards.items():
             check_shard(directory / name, shard["sha256"])
             rows += read_shard(directory / name)
+        self._complete = {key for shard in self.shards.values() for key in shard["prompts"]}
         self._index(rows)
 
     def _index(self, rows: list[CacheRow]) -> None:
@@ -138,6 +143,17 @@ class TeacherCache:
         if (key, call) not in self._hits:
             self._hits[key, call] = _find(call, rows, self._exact.get((key, canonical(call))))
         return self._hits[key, call]
+
+    def kind(self, key: str, hit: CacheHit | None) -> HitKind | MissKind:
+        """Return how a look-up on a prompt ended.
+
+        Args:
+            key: key of the prompt.
+            hit: what :meth:`lookup` returned for it.
+        """
+        if hit is not None:
+            return hit.kind
+        return "no_teacher_call" if key in self._complete else "missing"
 
     def teacher_call(self, key: str) -> CacheHit | None:
         """Return the row of the teacher's own first call; None if the prompt has no row."""

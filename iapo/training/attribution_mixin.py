@@ -122,7 +122,7 @@ class AttributionMixin(TurnMixin):
                 continue
             student = distinct_sums[place[i]]
             hit = self._teacher_hit(row["prompt_key"], turn)
-            row["cache_hit"] = "missing" if hit is None else hit.kind
+            row["cache_hit"] = self._cache.kind(row["prompt_key"], hit)
             hits[row["cache_hit"]] += 1
             row["student_block_sums"] = student
             row["teacher_block_sums"] = self._teacher_sums(turn, student, hit)

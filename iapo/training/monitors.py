@@ -205,7 +205,7 @@ def _prompts_not_cached(last: Sequence[Row], config: MonitorConfig) -> str | Non
     if not missing:
         return None
     return (
-        f"for {_percent(missing)} of calls in the last {config.window} steps the teacher's cache has no row of the "
+        f"for {_percent(missing)} of calls in the last {config.window} steps the teacher's cache does not know the "
         "prompt (expected none), and they get no penalty. Was it built from the same data with the same processor?"
     )
 

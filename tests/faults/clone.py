@@ -47,6 +47,14 @@ STAGES = (
 )
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What the main process of a run holds."""
+
+    memory_mb: float
+    files: int
+
+
 class Run:
     """A run of the one command, in a group of its own."""
 
@@ -82,6 +90,13 @@ class Run:
                 return True
             time.sleep(0.1)
         return False
+
+    def footprint(self) -> Footprint | None:
+        """What its main process holds by now; None where it has ended."""
+        with suppress(psutil.NoSuchProcess):
+            main = psutil.Process(self.process.pid)
+            return Footprint(main.memory_info().rss / 1e6, main.num_fds())
+        return None
 
     def ended(self, seconds: float = 1200) -> int:
         """Wait for its end and return its status."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import psutil
 
-from tests.faults.clone import STAGES, Clone, Disk, Run, Stage
+from tests.faults.clone import STAGES, Clone, Disk, Footprint, Run, Stage
 from tests.faults.verdict import Verdict, of_full_disk, of_kill
 
 KINDS = ("kill the group", "kill a job", "kill the run", "TERM to the run", "INT to the run", "TERM to a job")
@@ -37,9 +37,21 @@ def plan(rng: random.Random, each: int, *, disk: bool) -> list[tuple[Stage, list
 
 
 def disturb(
-    clone: Clone, room: Disk | None, rng: random.Random, planned: Sequence[tuple[Stage, list[str]]]
+    clone: Clone,
+    room: Disk | None,
+    rng: random.Random,
+    planned: Sequence[tuple[Stage, list[str]]],
+    footprints: list[Footprint],
 ) -> Iterator[Verdict]:
-    """Start the run again and again, and disturb it where the plan says."""
+    """Start the run again and again, and disturb it where the plan says.
+
+    Args:
+        clone: whose run it is.
+        room: its results' own disk.
+        rng: of the moments and the jobs.
+        planned: the faults of every stage.
+        footprints: gets each run's, as it was before its fault.
+    """
     for stage, kinds in planned:
         for kind in kinds:
             run = clone.start()
@@ -50,6 +62,7 @@ def disturb(
                 clone.forget(stage.made)
                 run = clone.start()
             time.sleep(rng.uniform(0, _LATEST))
+            footprints += filter(None, [run.footprint()])
             verdict = _full(run, room) if kind == FULL and room else _killed(run, kind, clone, rng)
             yield Verdict(f"{verdict.kind} ({stage.name})" if verdict.lost else verdict.kind, verdict.lost, verdict.how)
 

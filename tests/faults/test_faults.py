@@ -16,7 +16,7 @@ from iapo.artifacts.files import sha256_file
 from tests.faults.clone import STAGES, Clone, disk
 from tests.faults.damage import DAMAGES, Damage, damage
 from tests.faults.kills import disturb, plan
-from tests.faults.verdict import Verdict, of_damage, report
+from tests.faults.verdict import Verdict, of_damage, of_footprints, report
 
 pytestmark = pytest.mark.faults
 
@@ -64,19 +64,20 @@ def test_kills_and_full_disks_at_every_stage_cost_nothing(
     rng = random.Random(SEED)
     clone = Clone(tmp_path / "killed")
     with disk(clone.folder / "results") as room:
-        planned, tried = plan(rng, KILLS_OF_A_STAGE, disk=room is not None), []
+        planned, tried, held = plan(rng, KILLS_OF_A_STAGE, disk=room is not None), [], []
         count = sum(len(kinds) for _, kinds in planned)
-        for verdict in disturb(clone, room, rng, planned):
+        for verdict in disturb(clone, room, rng, planned, held):
             tried.append(verdict)
             verdicts.append(verdict)
             print(f"[{len(tried)}/{count}] {verdict.kind}: {verdict.lost or verdict.how or 'survived'}", flush=True)
         run = clone.start()
         status = run.ended()
         same = Verdict("the table after all of these", "" if clone.table() == undisturbed.table else "another table")
-        verdicts.append(same)
+        flat = of_footprints(held)
+        verdicts += [same, flat]
         assert status == 0, run.printed()
     assert len(tried) >= 50
-    assert [each for each in [*tried, same] if each.lost] == []
+    assert [each for each in [*tried, same, flat] if each.lost] == []
 
 
 @pytest.mark.parametrize("kind", DAMAGES, ids=lambda kind: kind.name)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults import clone as clones
-from tests.faults.clone import STAGES, Clone, Stage, disk
+from tests.faults.clone import STAGES, Clone, Footprint, Stage, disk
 from tests.faults.damage import DAMAGES, damage, drop_last_line, drop_last_shard, empty_digests, flip_bit, truncate
 from tests.faults.kills import FULL, KINDS, plan, strike
-from tests.faults.verdict import Verdict, of_damage, of_full_disk, of_kill, report
+from tests.faults.verdict import Verdict, of_damage, of_footprints, of_full_disk, of_kill, report
 
 DIGEST = "0123456789abcdef" * 4
 JOBS = """
@@ -142,6 +142,26 @@ def test_a_loss_is_not_taken_for_survival() -> None:
     assert of_kill("x", orphans=2, printed="Traceback", refused=True).lost == "2 orphans, a traceback, a stuck lock"
     assert of_full_disk(status=1, printed="found no space left on the disk").lost == ""
     assert of_full_disk(status=1, printed="Traceback").lost == "no message, a traceback"
+
+
+def test_a_main_process_that_grows_from_run_to_run_is_a_loss() -> None:
+    def verdict(memory: float, files: int) -> Verdict:
+        return of_footprints([Footprint(200.0, 30)] * 15 + [Footprint(memory, files)] * 15)
+
+    assert verdict(210.0, 32).lost == "" and verdict(210.0, 32).how == (
+        "memory 200 to 210 MB, open files 30 to 32 in 30 runs"
+    )
+    assert verdict(260.0, 30).lost != "" and verdict(200.0, 60).lost != ""
+
+
+def test_a_run_s_footprint_is_its_main_process_s(clone: Clone) -> None:
+    run = clone.start()
+    assert run.wait_for(STAGES[4])
+    held = run.footprint()
+    assert held is not None and 1 < held.memory_mb < 500 and 3 <= held.files < 100
+    strike(run, "kill the group", random.Random(0))
+    run.ended(10)
+    assert run.footprint() is None
 
 
 def test_the_table_has_a_row_a_kind() -> None:

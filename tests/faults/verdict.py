@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from tabulate import tabulate
+
+from tests.faults.clone import Footprint
+
+_RUNS_OF_AN_END = 10
+"""Runs at the beginning and at the end whose medians are compared."""
+
+
+_GROWTH = 1.2
+"""Factor over the first runs from which the last ones hold more."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,19 @@ def of_damage(kind: str, *, status: int, named: bool, still_damaged: bool, same_
     if not still_damaged:
         return Verdict(kind, how="rebuilt")
     return Verdict(kind, how="named") if named else Verdict(kind, "used in silence")
+
+
+def of_footprints(footprints: Sequence[Footprint]) -> Verdict:
+    """Judge whether the main process holds more in the last runs of many than in the first."""
+    ends = footprints[:_RUNS_OF_AN_END], footprints[-_RUNS_OF_AN_END:]
+    memory = [median(each.memory_mb for each in end) for end in ends]
+    files = [median(each.files for each in end) for end in ends]
+    grown = memory[1] > _GROWTH * memory[0] or files[1] > _GROWTH * files[0]
+    held = (
+        f"memory {memory[0]:.0f} to {memory[1]:.0f} MB, open files {files[0]:.0f} to {files[1]:.0f} "
+        f"in {len(footprints)} runs"
+    )
+    return Verdict("the main process holds no more", held if grown else "", held)
 
 
 def report(verdicts: Sequence[Verdict]) -> str:

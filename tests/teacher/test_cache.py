@@ -131,6 +131,14 @@ def test_look_up_goes_from_exact_to_same_tool_to_nearest(
     assert (hit.kind, hit.signed, hit.l1) == (kind, (value, 0, 0, 0), (value + 10, 0, 0, 0))
 
 
+def test_a_prompt_on_which_the_teacher_made_no_call_is_told_from_an_unknown_one(tmp_path: Path) -> None:
+    CacheWriter(tmp_path, "f").add(ROWS, prompts=["k", "silent"], candidates="c")
+    cache = TeacherCache(tmp_path)
+    for asked in (cache, cache.shuffled(0)):
+        kinds = {key: asked.kind(key, asked.lookup(key, ROWS[0].call)) for key in ("k", "silent", "other")}
+        assert kinds == {"k": "exact", "silent": "no_teacher_call", "other": "missing"}
+
+
 def test_a_prompt_without_rows_has_no_hit(tmp_path: Path) -> None:
     write_cache(tmp_path, "f", ROWS)
     assert TeacherCache(tmp_path).lookup("other", ROWS[0].call) is None

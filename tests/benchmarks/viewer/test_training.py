@@ -16,6 +16,7 @@ from benchmarks.viewer.write import write_training_viewer
 from iapo.config.schema import Config
 from iapo.data.prompts import open_image
 from iapo.data.store import figure_to_json
+from iapo.teacher.cache import HIT_KINDS
 from iapo.tools import apply
 from iapo.tools.parsing import render_call
 from iapo.tools.registry import tools_for
@@ -127,6 +128,12 @@ def test_the_slider_and_the_filters_write_the_address(opened: Any) -> None:
     assert opened.inner_text("#count") == "1 of 2 groups kept, 1 flat"
     opened.select_option("[name=method]", "vtool_r1")
     assert opened.inner_text("#count") == "0 of 2 groups kept, 0 flat"
+
+
+def test_every_end_of_a_look_up_can_be_chosen(opened: Any) -> None:
+    opened.goto(opened.address)
+    options = [option.get_attribute("value") for option in opened.locator("[name=hit] option").all()]
+    assert options == ["", *HIT_KINDS]
 
 
 def test_keys_move_between_groups(opened: Any) -> None:

@@ -70,9 +70,22 @@ def _with_links(shown: pd.DataFrame, sets: Sequence[str], evaluated: Collection[
 
 
 def _html(cells: pd.DataFrame) -> str:
-    table = cells.rename(columns=lambda name: escape(str(name))).to_html(index=False, border=0, escape=False)
-    # Wide tables move within the page, which itself does not.
+    # A cell may be broken beside an interval, not within it, and a name at its underscores.
+    lines = cells.map(lambda cell: re.sub(r"\[[^\]<]*\]", _unbreakable, str(cell)))
+    if len(lines.columns):
+        lines = lines.assign(**{str(lines.columns[0]): lines.iloc[:, 0].map(_breakable)})
+    lines = lines.rename(columns=lambda name: _breakable(escape(str(name))))
+    table = lines.to_html(index=False, border=0, escape=False)
+    # Tables that are wide even so move within the page, which itself does not.
     return f'<div class="wide" tabindex="0" role="region" aria-label="table">{table}</div>'
+
+
+def _unbreakable(found: re.Match[str]) -> str:
+    return found[0].replace(" ", "&nbsp;")
+
+
+def _breakable(name: str) -> str:
+    return name.replace("_", "_<wbr>")
 
 
 def _folded(table: Table) -> str:
@@ -111,9 +124,9 @@ h2 { font-size: 1.1rem; margin: 1.6rem 0 .4rem; }
 p, li { max-width: 56rem; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .6rem; text-align: right; border-bottom: 1px solid #d5d9de; vertical-align: top; }
+th, td { padding: .25rem .45rem; text-align: right; border-bottom: 1px solid #d5d9de; vertical-align: top; }
 th { font-weight: 600; vertical-align: bottom; }
-td { white-space: nowrap; }
+@media (max-width: 60rem) { td { white-space: nowrap; } }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: #fff; }
 a { color: #00567a; }
 figure { margin: 1rem 0; }

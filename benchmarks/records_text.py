@@ -83,6 +83,8 @@ TABLES: Mapping[str, Mapping[str, str]] = {
         "p": "Its p-value.",
         "p_sequence": "The same, adjusted for the fixed sequence: the largest so far.",
         "detectable": _DETECTABLE,
+        "run_sd": "Standard deviation of the runs' differences.",
+        "items_error": "Standard error that the questions alone give the difference of these runs, by asked label.",
         "verdict": "In words.",
         "by_seed": "Every run's difference, separated by spaces.",
         "oracle_share": "The difference over the oracle's gain.",

@@ -58,6 +58,8 @@ class PairedDifference:
     """Half the interval's width divided by the quantile of Student's t."""
     freedom: float
     """Effective degrees of freedom over clusters and seeds (Welch–Satterthwaite)."""
+    items_error: float
+    """Standard error from the questions alone: of these very runs, over clusters of questions."""
 
     def power(self, difference: float, level: float = 0.95) -> float:
         """Return the power: the probability that a comparison like this one detects a true difference.
@@ -237,7 +239,7 @@ def linear_contrast(
     half = error * float(student.ppf((1 + level) / 2, freedom))
     p = 2 * float(student.sf(abs(items.mean) / error, freedom))
     low, high = max(-1.0, items.mean - half), min(1.0, items.mean + half)
-    return PairedDifference(items.mean, low, high, p, error, float(freedom))
+    return PairedDifference(items.mean, low, high, p, error, float(freedom), math.sqrt(items.variance))
 
 
 def macro_average(

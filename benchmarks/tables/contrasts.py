@@ -25,6 +25,9 @@ Pair = tuple[str, str]
 
 SENSITIVITY, PRIMARY = "check of sensitivity", "primary"
 
+_NUMBERS = ("delta", "low", "high", "p", "detectable", "run_sd", "items_error")
+"""Columns that are nan where records are missing."""
+
 
 def declared_contrasts(config: Config) -> list[Pair]:
     """Return the declared comparisons whose methods are both in the run, in their order."""
@@ -94,6 +97,7 @@ def contrast_table(results: Results) -> pd.DataFrame:
     Returns:
         One row per comparison: ``delta`` in [-1, 1] with its interval, ``p`` and ``p_sequence`` (the largest so far),
         ``detectable`` at the configured power, ``verdict``. nan and the reason where records are missing.
+        ``run_sd``: standard deviation of the runs' differences. ``items_error``: standard error from the questions.
         ``oracle_share``: the difference as a share of what the oracle gains over the reference method, with its
         interval (Fieller), or nan and ``oracle_share_reason``. ``by_seed``: each run's difference.
     """
@@ -105,16 +109,26 @@ def contrast_table(results: Results) -> pd.DataFrame:
         row: dict[str, object] = {"method": pair[0], "baseline": pair[1], "role": role}
         if found is None:
             fault = results.fault(pair[0], results.sets) or results.fault(pair[1], results.sets)
-            row |= dict.fromkeys(("delta", "low", "high", "p", "p_sequence", "detectable"), np.nan)
+            row |= dict.fromkeys((*_NUMBERS, "p_sequence"), np.nan)
             row |= {"verdict": f"{NOT_COMPUTED}{fault}", "by_seed": ""} | _no_share(f"{NOT_COMPUTED}{fault}")
         else:
             row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p, "p_sequence": p}
             row |= {"detectable": found.detectable(statistics.power, statistics.level)}
+            each = differences_by_seed(results, *pair)
+            row |= {"run_sd": np.std(each, ddof=1) if len(each) > 1 else np.nan, "items_error": found.items_error}
             row |= {"verdict": worded(results, found, p), **_oracle_share(results, pair)}
-            row |= {"by_seed": " ".join(f"{value:.4f}" for value in differences_by_seed(results, *pair))}
+            row |= {"by_seed": " ".join(f"{value:.4f}" for value in each)}
         rows.append(row)
-    columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable", "verdict"]
-    columns += ["by_seed", "oracle_share", "oracle_share_low", "oracle_share_high", "oracle_share_reason"]
+    columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable", "run_sd"]
+    columns += [
+        "items_error",
+        "verdict",
+        "by_seed",
+        "oracle_share",
+        "oracle_share_low",
+        "oracle_share_high",
+        "oracle_share_reason",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -145,6 +145,8 @@ def contrast_page(results: Results) -> Table:
             "what for": frame["role"],
             "difference": [interval(r["delta"], r["low"], r["high"], signed=True) for r in frame.to_dict("records")],
             "each run": [each_run(value, points) for value in frame["by_seed"]],
+            "sd of runs": [percent(value) for value in frame["run_sd"]],
+            "error from questions": [percent(value) for value in frame["items_error"]],
             "p (in sequence)": [number(value, 4) for value in frame["p_sequence"]],
             "could have found": [percent(value) for value in frame["detectable"]],
             "share of the oracle's gain": [_share_cell(row) for row in frame.to_dict("records")],
@@ -156,10 +158,11 @@ def contrast_page(results: Results) -> Table:
         f"Declared beforehand and tested in this order at {1 - statistics.level:.0%} each, each only if all before it "
         "succeeded: differences of the average over the sets in points, over labels and seeds "
         f"({'paired by seed' if results.is_paired() else 'Welch'}). Could have found: the smallest difference found "
-        f"with a chance of {statistics.power:.0%}. Equivalent: within ±{100 * statistics.margin:g} points by two "
-        "one-sided tests. If the oracle, which knows the right call, is not found better, this world cannot tell what "
-        "another reward gains. Share of the oracle's gain: the difference over the oracle's, in percent, with "
-        "Fieller's interval."
+        f"with a chance of {statistics.power:.0%}. Sd of runs: standard deviation of the runs' differences. Error from "
+        "questions: standard error that other questions, by asked label, would give these runs. Equivalent: within "
+        f"±{100 * statistics.margin:g} points by two one-sided tests. If the oracle, which knows the right call, is "
+        "not found better, this world cannot tell what another reward gains. Share of the oracle's gain: the "
+        "difference over the oracle's, in percent, with Fieller's interval."
     )
     return Table("contrasts", frame, caption, shown, keys=2)
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.viewer.pictures import DrawingError, Pictures, turn_calls
@@ -25,6 +26,10 @@ _FLAT = 1e-6
 """Largest advantage of a group in which nothing is learned; rounding errors stay below it."""
 
 Row = dict[str, Any]
+
+
+class KeptRolloutsError(RuntimeError):
+    """A file of kept rollouts that cannot be read; the message names it and says what to do."""
 
 
 def training_rollouts(folder: Path, config: Config) -> tuple[Row, Row]:
@@ -120,11 +125,21 @@ def _edit(pictures: Pictures, turn: str, example: Example) -> int | None:
         return None
 
 
+def _rows(path: Path) -> list[Row]:
+    try:
+        return pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise KeptRolloutsError(
+            f"{path}: found {error}; expected the rollouts of a step as parquet; remove the file, and the page is made "
+            "without that step"
+        ) from error
+
+
 def _step(path: Path, questions: _Questions, texts: Texts) -> Row:
     """The groups of one file, in order."""
     groups: dict[int, Row] = {}
     terms: dict[str, float] = {}
-    for row in pq.read_table(path).to_pylist():
+    for row in _rows(path):
         question = questions.number(row)
         group = groups.setdefault(row["group"], {"question": question, "rollouts": []})
         group["rollouts"].append(_rollout(row, question, questions, texts))

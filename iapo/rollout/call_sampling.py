@@ -35,6 +35,10 @@ _SCHEMA = pa.schema(
 )
 
 
+class MissesError(RuntimeError):
+    """A list of missed calls that is damaged; the message names the line and says what to do."""
+
+
 @dataclass(frozen=True)
 class SampledCall:
     """The first turn of one rollout, which holds at least one well-formed call."""
@@ -123,10 +127,21 @@ def read_misses(run_dirs: Iterable[Path]) -> dict[str, list[ToolCall]]:
     Args:
         run_dirs: run directories, each with a file :data:`MISSES`. A call that several runs missed is listed once
             for each of them.
+
+    Raises:
+        MissesError: if a line is not as a training wrote it.
     """
     calls: dict[str, list[ToolCall]] = defaultdict(list)
     for run_dir in run_dirs:
-        for line in (run_dir / MISSES).read_text().splitlines():
-            miss = json.loads(line)
-            calls[miss["prompt_key"]] += parse_turn(miss["turn"]).calls[:1]
+        path = run_dir / MISSES
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
+            try:
+                miss = json.loads(line)
+                key, turn = miss["prompt_key"], miss["turn"]
+            except (ValueError, TypeError, KeyError) as error:
+                raise MissesError(
+                    f"{path}, line {number}: found {line[:60]!r}, expected a missed call with its prompt_key and turn; "
+                    "remove the line, and this call is not cached"
+                ) from error
+            calls[key] += parse_turn(turn).calls[:1]
     return dict(calls)

@@ -69,6 +69,22 @@ def test_a_world_with_room_gives_verdicts(made: Made) -> None:
     assert table["p_sequence"].is_monotonic_increasing and (table["p_sequence"] >= table["p"]).all()
 
 
+def test_what_runs_and_what_questions_add_is_said_apart(made: Made) -> None:
+    results = made({"exact_match": 0.8})
+    row = contrast_table(results).set_index("method").loc["exact_match"]
+    each = [float(value) for value in row["by_seed"].split()]
+    assert row["run_sd"] == pytest.approx(np.std(each, ddof=1), abs=1e-4)
+    found = difference(results, "exact_match", "vtool_r1", results.sets)
+    assert 0 < row["items_error"] == found.items_error <= found.standard_error
+    # Of one run of each there is no spread, and all that is unknown are the questions.
+    one = replace(
+        results, config=replace(CONFIG, seeds=(0,)), records=results.records.query("seed == 0"), _selections={}
+    )
+    row = contrast_table(one).set_index("method").loc["exact_match"]
+    alone = difference(one, "exact_match", "vtool_r1", one.sets)
+    assert np.isnan(row["run_sd"]) and row["items_error"] == pytest.approx(alone.standard_error, rel=0.2)
+
+
 def test_the_share_of_the_oracle_s_gain_has_an_interval_or_a_reason(made: Made) -> None:
     table = contrast_table(made({"exact_match": 0.8, "iapo": 0.65})).set_index(["method", "baseline"])
     row = table.loc[("iapo", "vtool_r1")]

@@ -50,7 +50,7 @@ def test_there_are_never_fewer_degrees_of_freedom_than_of_the_part_known_worst()
 def test_power_and_the_detectable_difference_are_inverse(
     error: float, freedom: float, power: float, level: float
 ) -> None:
-    found = PairedDifference(0.0, -1.0, 1.0, 1.0, error, freedom)
+    found = PairedDifference(0.0, -1.0, 1.0, 1.0, error, freedom, 0.0)
     smallest = found.detectable(power, level)
     assert found.power(smallest, level) == pytest.approx(power, abs=0.01)
     assert found.power(2 * smallest, level) > found.power(smallest, level)
@@ -92,7 +92,7 @@ def test_items_that_all_differ_alike_are_claimed_once_they_are_several(n: int, c
 def test_four_verdicts() -> None:
     def words(delta: float, error: float, p: float, level: float = 0.95) -> str:
         half = 1.96 * error
-        found = PairedDifference(delta, delta - half, delta + half, p, error, 1e9)
+        found = PairedDifference(delta, delta - half, delta + half, p, error, 1e9, 0.0)
         return verdict(found, p, level=level, margin=0.03)
 
     assert words(0.04, 0.015, 0.01) == "better" and words(-0.04, 0.015, 0.01) == "worse"
@@ -102,7 +102,7 @@ def test_four_verdicts() -> None:
     with pytest.raises(ValueError, match="compare first"):
         words(0.01, 0.02, float("nan"))
     with pytest.raises(ValueError, match=r"at least 0\.5"):
-        PairedDifference(0, -1, 1, 1, 0.1, 10).detectable(power=1)
+        PairedDifference(0, -1, 1, 1, 0.1, 10, 0).detectable(power=1)
 
 
 def test_a_cluster_may_lie_in_several_sets() -> None:

@@ -88,6 +88,7 @@ DAMAGES = (
     Damage("tuning: half", "tuning/iapo.json", truncate, ("train/iapo",)),
     Damage("identity: half", "train/trm/seed0/work/identity.json", truncate, _trained("trm")),
     Damage("checkpoint: half", "train/trm/seed0/work/checkpoints/*/optimizer.pt", truncate, _trained("trm")),
+    Damage("kept rollouts: half", "train/iapo/seed0/work/rollouts/*.parquet", truncate, ("view_training.html",)),
     Damage("record of a run: half", "train/vtool_r1/seed0/model.run.json", truncate, ("tables",)),
     Damage("records of answers: a bit", "eval/vtool_r1/seed0/records.parquet", flip_bit, ("tables",)),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,17 @@ from iapo.tools.parsing import render_call
 from iapo.types import Example, ToolCall
 
 DRAWS = 600
+
+
+@pytest.mark.parametrize("damaged", ['{"prompt_key": "k", "tu', "[1]", '{"turn": "x"}', "\x00\xff"])
+def test_a_damaged_list_of_missed_calls_is_named_with_its_line(tmp_path: Path, damaged: str) -> None:
+    whole = json.dumps({"prompt_key": "k", "turn": "no call", "count": 1})
+    path = tmp_path / call_sampling.MISSES
+    path.write_text(f"{whole}\n{damaged}\n", encoding="latin-1")
+    with pytest.raises(call_sampling.MissesError, match=r"misses\.jsonl, line 2: found .*remove the line"):
+        call_sampling.read_misses([tmp_path])
+    path.write_text(f"{whole}\n")
+    assert call_sampling.read_misses([tmp_path]) == {"k": []}
 
 
 def test_a_call_on_the_right_labels_by_a_tool_that_fails_is_not_right(

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.viewer.page import page
-from benchmarks.viewer.training import SET, training_rollouts
+from benchmarks.viewer.training import SET, KeptRolloutsError, training_rollouts
 from benchmarks.viewer.write import write_training_viewer
 from iapo.config.schema import Config
 from iapo.data.prompts import open_image
@@ -151,6 +152,16 @@ def test_nothing_sticks_out(opened: Any, width: int) -> None:
     opened.set_viewport_size({"width": width, "height": 900})
     opened.goto(f"{opened.address}#method=iapo")
     assert opened.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_damaged_file_is_named_and_what_to_do(trained: Path, config: Config, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "copy")
+    path = kept_path(tmp_path / "copy/train/iapo/seed3/work", 10)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(KeptRolloutsError, match=r"step000010\.parquet: found .*remove the file"):
+        training_rollouts(tmp_path / "copy", config)
+    path.unlink()
+    assert len(training_rollouts(tmp_path / "copy", config)[0]["runs"][1]["steps"]) == 1
 
 
 def test_a_run_without_kept_rollouts_says_so(browser: Any, config: Config, tmp_path: Path) -> None:

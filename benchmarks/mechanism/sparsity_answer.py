@@ -124,8 +124,8 @@ def control_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
         width = 100 * (rows["high"] - rows["low"]).median() / 2
         equal = rows["verdict"].str.startswith("equivalent").sum()
         return (
-            f"No form of the reward is found better than {against}, in {tried}: {equal} are equivalent, the others "
-            f"inconclusive (median ±{width:.1f} points)."
+            f"No form of the reward is found better than {against}, in {tried} ({equal} equivalent, the others "
+            f"inconclusive, median ±{width:.1f} points)."
         )
     parts = [
         f"{word} in {len(found)} ({'; '.join(_pair(study, row) for _, row in found.iterrows())})"

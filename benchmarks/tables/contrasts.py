@@ -119,16 +119,9 @@ def contrast_table(results: Results) -> pd.DataFrame:
             row |= {"verdict": worded(results, found, p), **_oracle_share(results, pair)}
             row |= {"by_seed": " ".join(f"{value:.4f}" for value in each)}
         rows.append(row)
-    columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable", "run_sd"]
-    columns += [
-        "items_error",
-        "verdict",
-        "by_seed",
-        "oracle_share",
-        "oracle_share_low",
-        "oracle_share_high",
-        "oracle_share_reason",
-    ]
+    columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable"]
+    columns += ["run_sd", "items_error", "verdict", "by_seed"]
+    columns += ["oracle_share", "oracle_share_low", "oracle_share_high", "oracle_share_reason"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -55,16 +55,28 @@ def disturb(
     for stage, kinds in planned:
         for kind in kinds:
             run = clone.start()
-            while not run.wait_for(stage):
+            if not run.wait_for(stage):
                 if refused(run):
                     yield Verdict(kind, "a stuck lock")
-                # The stage is done, so that it is done once more.
-                clone.forget(stage.made)
-                run = clone.start()
+                run = start_again(clone, stage)
             time.sleep(rng.uniform(0, _LATEST))
             footprints += filter(None, [run.footprint()])
             verdict = _full(run, room) if kind == FULL and room else _killed(run, kind, clone, rng)
             yield Verdict(f"{verdict.kind} ({stage.name})" if verdict.lost else verdict.kind, verdict.lost, verdict.how)
+
+
+def start_again(clone: Clone, stage: Stage) -> Run:
+    """Start the run at a stage that is done; return once a job of it runs.
+
+    What later stages made goes too: nothing is made again that only finished files were made of.
+
+    Raises:
+        AssertionError: if the run ends without a job of the stage.
+    """
+    clone.forget(*(each.made for each in STAGES[STAGES.index(stage) :]))
+    run = clone.start()
+    assert run.wait_for(stage), f"{stage.name} was to run again:\n{run.printed()}"
+    return run
 
 
 def _full(run: Run, room: Disk | None) -> Verdict:

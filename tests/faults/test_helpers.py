@@ -15,7 +15,7 @@ import pytest
 from tests.faults import clone as clones
 from tests.faults.clone import STAGES, Clone, Footprint, Stage, disk
 from tests.faults.damage import DAMAGES, damage, drop_last_line, drop_last_shard, empty_digests, flip_bit, truncate
-from tests.faults.kills import FULL, KINDS, plan, strike
+from tests.faults.kills import FULL, KINDS, plan, start_again, strike
 from tests.faults.verdict import Verdict, of_damage, of_footprints, of_full_disk, of_kill, report
 
 DIGEST = "0123456789abcdef" * 4
@@ -61,6 +61,21 @@ def test_a_stage_that_never_runs_is_not_waited_for_for_ever(clone: Clone) -> Non
     assert run.wait_for(STAGES[4])
     strike(run, "kill the group", random.Random(0))
     assert not run.wait_for(Stage("other", ("other/",), "other"))
+
+
+def test_a_stage_that_is_done_runs_again_with_all_that_follows(clone: Clone, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [
+        clone.folder / f"results/smoke/{name}" for name in ("tuning/iapo.json", "train/iapo/seed0/model", "tables/x")
+    ]
+    for path in made:
+        path.parent.mkdir(parents=True)
+        path.write_text("made")
+    run = start_again(clone, STAGES[4])
+    assert [path.exists() for path in made] == [True, False, False]
+    strike(run, "kill the group", random.Random(0))
+    monkeypatch.setattr(clones, "_COMMAND", ["-c", "print('Nothing to be done')"])
+    with pytest.raises(AssertionError, match="training was to run again:\nNothing to be done"):
+        start_again(clone, STAGES[4])
 
 
 def test_what_a_run_made_is_put_back(clone: Clone, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ help:
 	@echo "make slurm_test  the pipeline on a Slurm of one node, started for the test: needs root and slurm-wlm, munge"
 	@echo "make smoke   every rule once, small"
 	@echo "make stale_test  after make smoke: what each edit and each setting plans again"
-	@echo "make faults  kills at every stage, damage, full disks, two runs at once: the same table? half an hour"
+	@echo "make faults  kills at every stage, damage, full disks, two runs at once: the same table? an hour"
 	@echo "make wheel_test  docs/own_trainer.py with the wheel in empty environments, oldest and newest packages; needs a network"
 	@echo "make rehearsal  will the paper's run start? the same rules with a tiny model, and the estimate"
 	@echo "make ablations  results/mini/tables/ablations.md: one setting of iapo changed at a time"

@@ -1,6 +1,6 @@
 """Nothing lost: kills, damage, a full disk and two runs at once, then the same command and the same table.
 
-``make faults``; half an hour on two cores.
+``make faults``; an hour on two cores.
 """
 
 from __future__ import annotations

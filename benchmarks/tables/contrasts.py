@@ -25,7 +25,7 @@ Pair = tuple[str, str]
 
 SENSITIVITY, PRIMARY = "check of sensitivity", "primary"
 
-_NUMBERS = ("delta", "low", "high", "p", "detectable", "run_sd", "items_error")
+_NUMBERS = ("delta", "low", "high", "p", "p_sequence", "detectable", "run_sd", "items_error")
 """Columns that are nan where records are missing."""
 
 
@@ -109,7 +109,7 @@ def contrast_table(results: Results) -> pd.DataFrame:
         row: dict[str, object] = {"method": pair[0], "baseline": pair[1], "role": role}
         if found is None:
             fault = results.fault(pair[0], results.sets) or results.fault(pair[1], results.sets)
-            row |= dict.fromkeys((*_NUMBERS, "p_sequence"), np.nan)
+            row |= dict.fromkeys(_NUMBERS, np.nan)
             row |= {"verdict": f"{NOT_COMPUTED}{fault}", "by_seed": ""} | _no_share(f"{NOT_COMPUTED}{fault}")
         else:
             row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p, "p_sequence": p}

@@ -156,7 +156,7 @@ def forest(differences: pd.DataFrame, path: Path) -> None:
         handles = _detectable_band(axis, points, places)
         axis.axvline(0, color="0.3", linewidth=1)
         for verdict, line_style in _VERDICT_STYLES.items():
-            of_kind = points["verdict"].where(points["verdict"].isin(["better", "worse"]), "no difference") == verdict
+            of_kind = points["verdict"].where(points["verdict"].isin(["better", "worse"]), "neither shown") == verdict
             rows = points[of_kind]
             delta, low, high = rows[["delta", "low", "high"]].to_numpy(float).T
             axis.errorbar(
@@ -223,7 +223,7 @@ def _detectable_band(axis: Axes, points: pd.DataFrame, places: NDArray[np.intp])
 _VERDICT_STYLES: Mapping[str, Mapping[str, Any]] = {
     "better": {"marker": "^", "color": _COLOURS[0], "markersize": 10},
     "worse": {"marker": "v", "color": _COLOURS[2], "markersize": 10},
-    "no difference": {"marker": "o", "color": "0.3", "markersize": 8, "markerfacecolor": "white"},
+    "neither shown": {"marker": "o", "color": "0.3", "markersize": 8, "markerfacecolor": "white"},
 }
 
 

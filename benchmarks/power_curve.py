@@ -6,14 +6,12 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from scipy.stats import t as student
 
 from benchmarks.stats.paired import smallest_detectable, unbiased
 
-_ONCE = ("teachers", "teacher cache")
-"""Rows of the cost table that more cold starts of the student do not add to."""
+_ONCE = "teachers"
+"""Row of the cost table that more cold starts of the student do not add to."""
 
 
 def power_curve(
@@ -39,7 +37,7 @@ def power_curve(
         One row per number: ``runs``, ``minutes``, and one column per comparison, ``<method> − <baseline>``: the
         smallest difference that is found with this chance, in [0, 1]; nan for one with fewer than two runs.
     """
-    variances = {f"{row['method']} − {row['baseline']}": _variances(row, level) for row in contrasts.to_dict("records")}
+    variances = {f"{row['method']} − {row['baseline']}": _variances(row) for row in contrasts.to_dict("records")}
     return pd.DataFrame(
         [
             {"runs": n, "minutes": 60 * _hours(cost, n) / cores}
@@ -52,18 +50,15 @@ def power_curve(
     )
 
 
-def _variances(contrast: Mapping[Hashable, Any], level: float) -> tuple[float, float]:
+def _variances(contrast: Mapping[Hashable, Any]) -> tuple[float, float]:
     """Variance of a difference between runs, and what the questions add to its mean's, which more runs do not lower.
 
-    The second is what the contrast's interval has beyond its runs' spread; nan for both with fewer than two runs.
+    nan for both with fewer than two runs.
     """
-    each = [float(value) for value in str(contrast["by_seed"]).split()]
-    if len(each) < 2:
+    runs = len(str(contrast["by_seed"]).split())
+    if runs < 2:
         return math.nan, math.nan
-    freedom = len(each) - 1
-    deviation = float(np.std(each, ddof=1))
-    error = (contrast["high"] - contrast["low"]) / 2 / float(student.ppf((1 + level) / 2, freedom))
-    return unbiased(deviation, freedom) ** 2, max(0.0, error**2 - deviation**2 / len(each))
+    return unbiased(float(contrast["run_sd"]), runs - 1) ** 2, float(contrast["items_error"]) ** 2
 
 
 def _hours(cost: pd.DataFrame, runs: int) -> float:
@@ -73,5 +68,5 @@ def _hours(cost: pd.DataFrame, runs: int) -> float:
     teachers = counts["teachers"]
     now = counts["cold starts"] - teachers
     started = hours.pop("cold starts")
-    shared = sum(hours.pop(name) for name in _ONCE)
+    shared = hours.pop(_ONCE)
     return shared + sum(hours.values()) * runs / now + started * (runs + teachers) / (now + teachers)

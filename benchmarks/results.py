@@ -109,9 +109,19 @@ class Results:
         return list(self.config.start_of.values())
 
     def is_paired(self, *rows: str) -> bool:
-        """Whether rows are compared seed by seed: where seeds have several cold starts, and all rows all seeds."""
-        runs = Counter(name for name, _ in self.config.trained_runs if name in rows)
-        return len(set(self.starts)) > 1 and all(count == len(self.starts) for count in runs.values())
+        """Whether rows are compared seed by seed: where seeds have several cold starts, and each row a run for each.
+
+        A row of the teachers, of which there are fewer, is another side with runs of its own.
+        """
+        starts, runs = set(self.starts), Counter(name for name, _ in self.config.trained_runs)
+        if len(starts) == 1:
+            return False
+        policies = {row.removesuffix(NO_TOOLS) for row in rows}
+        trained = policies & runs.keys()
+        others = (self.config.reference_starts.get(name, starts) for name in policies - trained)
+        return all(runs[name] == len(self.starts) for name in trained) and all(
+            len(found) in (1, len(starts)) for found in others
+        )
 
     def cached(self, key: tuple[str, ...], make: Callable[[], T]) -> T:
         """Return what was made for a key before, or make it: every table needs the same few selections."""

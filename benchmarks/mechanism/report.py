@@ -108,6 +108,7 @@ def comparisons(records: pd.DataFrame, config: Config) -> pd.DataFrame:
                 found = paired_difference(
                     a[:, shared],
                     b[:, shared],
+                    clusters=list(_clusters(records, condition)[shared]),
                     level=config.statistics.level,
                     seed=config.statistics.seed,
                     draws=config.statistics.bootstrap_draws,
@@ -182,7 +183,7 @@ def findings(compared: pd.DataFrame, relied: Mapping[str, Reliance]) -> list[str
 
 
 def page(table: pd.DataFrame, compared: pd.DataFrame, lines: Sequence[str], config: Config) -> str:
-    """Return the half as Markdown, from its heading on; its first paragraph holds the results in sentences."""
+    """Return the half as Markdown, from its heading on; behind it, as a list, the results in sentences."""
     shown = table.copy()
     for column in shown.columns.drop(["condition", "seeds"]):
         shown[column] = [("–" if np.isnan(value) else f"{value:.3f}") for value in shown[column].astype(float)]
@@ -201,7 +202,7 @@ def page(table: pd.DataFrame, compared: pd.DataFrame, lines: Sequence[str], conf
         [
             f"## Where a hint is a shortcut (`{config.profile}`)",
             "",
-            " ".join(lines),
+            *(f"- {line}" for line in lines),
             "",
             "![plots](page.png)",
             "",
@@ -226,6 +227,12 @@ def _by_item(records: pd.DataFrame, condition: str, outcome: str) -> NDArray[np.
     wide = rows.pivot_table(index="seed", columns="example_id", values=outcome, aggfunc="first", dropna=False)
     values = wide.astype(float).to_numpy()
     return np.nan_to_num(values) if outcome == "follows_request" else values
+
+
+def _clusters(records: pd.DataFrame, condition: str) -> NDArray[np.str_]:
+    """Cluster of each item [N], in the order of :func:`_by_item`."""
+    items = records[records["condition"] == condition].drop_duplicates("example_id").sort_values("example_id")
+    return items["cluster"].to_numpy(str)
 
 
 def _names(names: Iterable[str]) -> str:

@@ -10,7 +10,8 @@ import pandas as pd
 
 from benchmarks.mechanism.sparsity import SparseStudy
 from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE, PRIMARY
-from benchmarks.stats.verdicts import verdict
+from benchmarks.stats.multiplicity import holm
+from benchmarks.stats.verdicts import CANNOT_TELL, verdict
 from iapo.config.variants import Cell
 
 
@@ -97,19 +98,22 @@ def _composition(study: SparseStudy, name: str) -> str:
 
 
 def _other_scalings(study: SparseStudy, harm: pd.Series) -> list[pd.Series]:
-    """What each other scaling changes of a difference to the outcome alone: differences of differences."""
+    """What each other scaling changes of a difference to the outcome alone, corrected for the number of scalings."""
     statistics = study.config.statistics
-    changes = []
+    changed = {}
     for setting in study.scalings:
         cell = study.cell(study.subject, setting, harm["start"])
         base = study.outcome_alone(cell) if cell and cell.name != harm["name"] else None
-        if cell is None or base is None:
+        if cell is None or base is None or base.name == harm["baseline"]:
             continue
-        found = study.contrast({cell.name: 1.0, base.name: -1.0, harm["name"]: -1.0, harm["baseline"]: 1.0})
-        words = verdict(found, found.p, level=statistics.level, margin=statistics.margin)
-        facts = {"setting": setting, "delta": found.delta, "low": found.low, "high": found.high, "verdict": words}
-        changes.append(pd.Series(facts))
-    return changes
+        weights = {cell.name: 1.0, base.name: -1.0, harm["name"]: -1.0, harm["baseline"]: 1.0}
+        changed[setting] = study.contrast(weights)
+    adjusted = holm([found.p for found in changed.values()])
+    return [
+        pd.Series({"setting": setting, "delta": found.delta, "low": found.low, "high": found.high, "verdict": words})
+        for (setting, found), p in zip(changed.items(), adjusted, strict=True)
+        for words in [verdict(found, p, level=statistics.level, margin=statistics.margin)]
+    ]
 
 
 def control_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
@@ -123,33 +127,35 @@ def control_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
     if better.empty and worse.empty:
         width = 100 * (rows["high"] - rows["low"]).median() / 2
         equal = rows["verdict"].str.startswith("equivalent").sum()
+        blind = (rows["verdict"] == CANNOT_TELL).sum()
+        untold = f"{blind} where this world cannot tell, " if blind else ""
         return (
-            f"No form of the reward is found better than {against}, in {tried} ({equal} equivalent, the others "
+            f"No form of the reward is found better than {against}, in {tried} ({equal} equivalent, {untold}the others "
             f"inconclusive, median ±{width:.1f} points)."
         )
     parts = [
-        f"{word} in {len(found)} ({'; '.join(_pair(study, row) for _, row in found.iterrows())})"
+        f"{word} in {len(found)} ({'; '.join(_pair(study, row, contrasts) for _, row in found.iterrows())})"
         for word, found in (("better", better), ("worse", worse))
         if len(found)
     ]
     return f"Of {tried}, {study.subject} is, corrected for their number, {' and '.join(parts)} than {against}."
 
 
-def _pair(study: SparseStudy, row: pd.Series) -> str:
-    share = _share_of_oracle(study, row)
+def _pair(study: SparseStudy, row: pd.Series, contrasts: pd.DataFrame) -> str:
+    share = _share_of_oracle(study, row, contrasts)
     return f"`{row['setting']}` at `{row['start']}`: {_points(row)}{share}"
 
 
-def _share_of_oracle(study: SparseStudy, row: pd.Series) -> str:
+def _share_of_oracle(study: SparseStudy, row: pd.Series, contrasts: pd.DataFrame) -> str:
     """The gain over the control as a share of the oracle's over the outcome alone; empty where that is not found."""
     oracle = study.cell(study.config.statistics.oracle, row["setting"], row["start"])
     base = study.outcome_alone(Cell(row["method"], row["setting"], row["start"]))
     if oracle is None or base is None:
         return ""
-    whole = {oracle.name: 1.0, base.name: -1.0}
-    gain = study.contrast(whole)
-    if gain.delta <= 0 or gain.p >= 1 - study.config.statistics.level:
+    gain = contrasts[(contrasts["name"] == oracle.name) & (contrasts["baseline"] == base.name)]
+    if list(gain["verdict"]) != ["better"]:
         return ""
+    whole = {oracle.name: 1.0, base.name: -1.0}
     share = study.share_of({row["name"]: 1.0, row["baseline"]: -1.0}, whole)
     return f", {share.value:.0%} of the oracle's gain"
 

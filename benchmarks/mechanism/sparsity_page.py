@@ -64,7 +64,7 @@ def page(
             *_sections(study, cells),
             "### Against the matched control",
             "",
-            "Points; verdicts corrected for their number (Holm).",
+            "Points; *better* and *worse* corrected for their number (Holm), *equivalent* each at 5 %.",
             "",
             _markdown(_shown_controls(contrasts)),
             "",
@@ -84,9 +84,10 @@ def page(
             "- Accuracy: of test questions, mean and each run.",
             "- Difference: points to the outcome alone with the advantage scaled alike, "
             f"{statistics.level:.0%} interval over asked labels and runs.",
-            "- Verdict: the comparisons averaged over the scalings were declared beforehand; "
-            f"{study.subject}'s under scaling per group are corrected for the number of starts (Holm), all others for "
-            "theirs.",
+            "- Verdict: the comparisons averaged over the scalings were declared beforehand. At each start they are "
+            "tested one after the other, the oracle first, and each only if all before it succeeded; they are "
+            f"corrected for the number of starts. {study.subject}'s under scaling per group, and all others, are "
+            "corrected for the number of their kind (Holm). *Equivalent* is tested at 5 % each.",
             "- Share of the oracle's gain: in percent, with Fieller's interval; only where the oracle is found better. "
             f"Too uncertain: an interval wider than {_WIDEST_SHARE:.0%}.",
             "",

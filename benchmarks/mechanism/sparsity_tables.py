@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.mechanism.sparsity import SparseStudy
-from benchmarks.stats.multiplicity import holm
-from benchmarks.stats.verdicts import verdict
+from benchmarks.stats.multiplicity import bonferroni, fixed_sequence, holm
+from benchmarks.stats.verdicts import CANNOT_TELL, verdict
 from benchmarks.tables.training import area_under, steps_to
 from iapo.config.variants import Cell
 
@@ -65,8 +65,10 @@ def contrasts_table(study: SparseStudy) -> pd.DataFrame:
     Returns:
         One row per comparison: ``name`` and ``baseline``, their methods ``method`` and ``against``, ``setting`` (or
         :data:`AVERAGED`), ``start``, ``role`` (:data:`ORACLE` and the others), ``delta`` in [-1, 1] with its interval,
-        ``p``, ``p_adjusted`` (by Holm among the comparisons of a role, but for the oracle's and the primary ones) and
-        ``verdict``.
+        ``p``, ``p_adjusted`` and ``verdict``. What was declared is tested in a fixed sequence at each start, the oracle
+        first, and corrected for the number of starts (Bonferroni); the comparisons of every other role are corrected
+        for theirs (Holm). At a start where the oracle is not found better, what finds nothing says
+        :data:`benchmarks.stats.verdicts.CANNOT_TELL`.
     """
     rows = [_averaged(study, start, *pair) for start in study.starts for pair in _declared(study)]
     rows += [
@@ -75,16 +77,32 @@ def contrasts_table(study: SparseStudy) -> pd.DataFrame:
         for base in _baselines(study, cell)
     ]
     table = pd.DataFrame(filter(None, rows), columns=_COLUMNS)
-    table["p_adjusted"] = table["p"]
+    table["p_adjusted"] = np.nan
     for role in (HARM, OUTCOME, CONTROL):
         family = table["role"] == role
         table.loc[family, "p_adjusted"] = holm(list(table.loc[family, "p"]))
+    for start in study.starts:
+        sequence = table["role"].isin([ORACLE, PRIMARY]) & (table["start"] == start)
+        table.loc[sequence, "p_adjusted"] = bonferroni(_in_sequence(table[sequence]), len(study.starts))
     statistics = study.config.statistics
     table["verdict"] = [
         verdict(found, p, level=statistics.level, margin=statistics.margin)
         for found, p in zip(table["found"], table["p_adjusted"], strict=True)
     ]
+    seen = set(table.loc[(table["role"] == ORACLE) & (table["verdict"] == "better"), "start"])
+    asked = set(table.loc[table["role"] == ORACLE, "start"])
+    blind = table["start"].isin(asked - seen) & ~table["verdict"].isin(["better", "worse"])
+    table.loc[blind, "verdict"] = CANNOT_TELL
     return table.drop(columns="found")
+
+
+def _in_sequence(declared: pd.DataFrame) -> list[float]:
+    """Return adjusted p-values of a start's declared comparisons; a worse oracle ends the sequence."""
+    found = fixed_sequence(list(declared["p"]))
+    first = declared.iloc[0]
+    if first["role"] == ORACLE and first["delta"] <= 0:
+        return [found[0], *(1.0 for _ in found[1:])]
+    return found
 
 
 def _declared(study: SparseStudy) -> list[tuple[str, str, str]]:
@@ -221,14 +239,13 @@ def _learning(study: SparseStudy, name: str) -> Row:
 
 def _oracle_share(study: SparseStudy, cell: Cell, baseline: str, against: pd.DataFrame) -> Row:
     """What a cell gains as a share of what the oracle gains in the same setting from the same start."""
-    statistics = study.config.statistics
-    oracle = study.cell(statistics.oracle, cell.setting, cell.start)
+    oracle = study.cell(study.config.statistics.oracle, cell.setting, cell.start)
     if oracle is None:
         return _no_share("no oracle in this setting")
     if oracle == cell:
         return _no_share("it is the oracle")
     gain = against.loc[oracle.name]
-    if not (gain["delta"] > 0 and gain["p"] < 1 - statistics.level):
+    if gain["verdict"] != "better":
         return _no_share("the oracle is not found better")
     share = study.share_of({cell.name: 1.0, baseline: -1.0}, {oracle.name: 1.0, baseline: -1.0})
     found = {"oracle_share": share.value, "oracle_share_low": share.low, "oracle_share_high": share.high}

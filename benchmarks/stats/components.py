@@ -104,11 +104,10 @@ def independent_sides(terms: Sequence[Weighted], starts: Sequence[int] | None, *
 
 
 def by_seed(terms: Sequence[Weighted], starts: Sequence[int] | None) -> list[Weighted]:
-    """Return the terms with one row for each seed: a method's own, or that of its cold start or teacher.
+    """Return the terms with one row for each seed: a method's own, or that of its cold start.
 
     Args:
-        terms: with one run for each seed, for each cold start, for each of n teachers (start i has teacher i modulo n),
-            or a single one.
+        terms: with one run for each seed, for each cold start, or a single one.
         starts: cold start of each seed [S]; None if each seed counts by itself.
 
     Raises:
@@ -127,14 +126,14 @@ def _n_seeds(scores: Mapping[str, Scores]) -> int:
 
 
 def _rows_by_seed(n: int, starts: Sequence[int]) -> list[int]:
-    """Which of a method's n runs belongs to each seed [S]: its own, or the one of its cold start or teacher."""
+    """Which of a method's n runs belongs to each seed [S]: its own, the one of its cold start, or the only one."""
     if n == len(starts):
         return list(range(n))
-    if n <= len(set(starts)):
+    if n in (1, len(set(starts))):
         return [start % n for start in starts]
     raise ValueError(
         f"found {n} runs for {len(starts)} seeds of {len(set(starts))} cold starts; expected one for each seed, one "
-        "for each cold start or teacher, or a single one"
+        "for each cold start, or a single one"
     )
 
 

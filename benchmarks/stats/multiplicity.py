@@ -28,6 +28,19 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(each) for each in adjusted]
 
 
+def bonferroni(p_values: Sequence[float], families: int) -> list[float]:
+    """Adjust p-values that hold within one of several families for the number of the families, at most 1; NaN stays.
+
+    Args:
+        p_values: adjusted within their family.
+        families: number of families that are tested alike, this one included.
+
+    Raises:
+        ValueError: for a p-value outside [0, 1].
+    """
+    return [float(each) for each in np.minimum(1, families * _checked(p_values))]
+
+
 def fixed_sequence(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values of comparisons that are made in an order fixed beforehand, each only if all before it succeed.
 

@@ -217,8 +217,7 @@ def linear_contrast(
             start for all: every seed counts, and the result holds for this start. A method with fewer runs has the
             first seeds'.
         paired_seeds: whether seed s of every method shares cold start and teacher, so that the sum is taken seed by
-            seed. A policy with a run for each cold start takes part with the seed's, one with n runs for n teachers
-            with that of the start's number modulo n.
+            seed. A policy with a run for each cold start takes part with the seed's.
         level: confidence level of the interval.
         seed: seed of the bootstrap.
         draws: number of bootstrap resamples.

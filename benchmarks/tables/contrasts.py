@@ -66,7 +66,12 @@ def adjusted_p_values(results: Results) -> dict[Pair, float]:
     pairs = declared_contrasts(results.config)
     found = {pair: _found(results, pair) for pair in pairs}
     p_values = [np.nan if each is None else each.p for each in found.values()]
-    return dict(zip(pairs, fixed_sequence(p_values), strict=True))
+    adjusted = dict(zip(pairs, fixed_sequence(p_values), strict=True))
+    oracle = found.get(_sensitivity(results.config))
+    if oracle is not None and oracle.delta <= 0:
+        # A worse oracle does not open the sequence, however small its p-value.
+        adjusted |= {pair: max(1.0, adjusted[pair]) for pair in pairs if pair != _sensitivity(results.config)}
+    return adjusted
 
 
 def is_sensitive(results: Results) -> bool | None:

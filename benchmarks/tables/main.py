@@ -181,7 +181,8 @@ def with_verdicts(table: pd.DataFrame, family: str, results: Results) -> pd.Data
         fixed sequence, everything else within its family (Holm); a detectable difference passes the strictest step.
     """
     statistics = results.config.statistics
-    declared = adjusted_p_values(results)
+    # The same comparison the other way round has the same p-value.
+    declared = {pair: p for (a, b), p in adjusted_p_values(results).items() for pair in ((a, b), (b, a))}
     is_declared = table["pair"].isin(list(declared))
     explored = table["p"].mask(is_declared)
     by_family = explored.groupby(table[family])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from benchmarks.results import Results, metrics_path
+from benchmarks.results import Results, metrics_path, records_path
 
 DYNAMICS = {
     "dev_accuracy": "dev/accuracy",
@@ -97,7 +97,7 @@ def cost_table(results: Results) -> pd.DataFrame:
     """
     rows = [
         _cost(name, cost_records(results, name)) | _shares(results.metrics[results.metrics["method"] == name])
-        for name in (*results.config.methods, *_SHARED)
+        for name in (*results.config.methods, *_SHARED, _EVALUATION)
     ]
     return pd.DataFrame(rows)
 
@@ -107,15 +107,21 @@ _SHARED = {
     "teachers": ("teacher/start*/seed*/model.run.json",),
     "teacher cache": ("student_calls/*/start*.run.json", "teacher/start*/cache/*.run.json"),
     "weights on the dev split": ("tuning/*.run.json",),
-    "evaluation": ("eval/*/seed*/records.run.json",),
 }
 """Stage that all methods share → glob patterns of its run records."""
+
+
+_EVALUATION = "evaluation"
+"""Stage whose records are those of the table's runs: a folder may hold those of methods that were asked for earlier."""
 
 
 def cost_records(results: Results, what: str) -> list[Path]:
     """Return the paths of the run records that a row of the cost table uses; those of a method may not exist."""
     if what in _SHARED:
         return [path for pattern in _SHARED[what] for path in sorted(results.folder.glob(pattern))]
+    if what == _EVALUATION:
+        runs = results.config.evaluated_runs
+        return [records_path(results.folder, *run).with_name("records.run.json") for run in runs]
     return [metrics_path(results.folder, what, seed).with_name("model.run.json") for seed in results.config.seeds]
 
 

@@ -18,7 +18,7 @@ from benchmarks.tables.contrasts import (
     differences_by_seed,
     is_sensitive,
 )
-from benchmarks.tables.main import AVERAGE, main_table
+from benchmarks.tables.main import AVERAGE, difference_table, main_table
 from benchmarks.tables.pages import contrast_page, main_page
 from iapo.config.schema import Config, StudentConfig
 
@@ -127,6 +127,27 @@ def test_a_difference_that_is_found_is_found_in_any_world(made: Made) -> None:
 
 def test_an_oracle_that_is_worse_does_not_show_sensitivity(made: Made) -> None:
     assert is_sensitive(made({"exact_match": 0.2})) is False
+
+
+def test_an_oracle_that_is_worse_opens_no_sequence(made: Made) -> None:
+    table = contrast_table(made({"exact_match": 0.2, "iapo": 0.8})).set_index(["method", "baseline"])["verdict"]
+    assert table["exact_match", "vtool_r1"] == "worse" and table["iapo", "vtool_r1"] == CANNOT_TELL
+
+
+def test_a_declared_comparison_reads_the_same_the_other_way_round(made: Made) -> None:
+    # Corrected for their number, a difference of this size is not found; declared, it is.
+    table = difference_table(made({"exact_match": 0.8, "iapo": 0.56})).set_index(["method", "baseline"])
+    one, other = table.loc[("iapo", "vtool_r1")], table.loc[("vtool_r1", "iapo")]
+    assert one["p"] == other["p"] and one["p_adjusted"] == other["p_adjusted"] and one["delta"] == -other["delta"]
+    assert {one["verdict"], other["verdict"]} in ({"better", "worse"}, {one["verdict"]})
+
+
+def test_fewer_teachers_than_cold_starts_are_runs_of_their_own(made: Made) -> None:
+    results = made({})
+    config = replace(CONFIG, student=StudentConfig(cold_starts=4), teacher=replace(CONFIG.teacher, cold_starts=2))
+    several = replace(results, config=config, _selections={})
+    assert several.is_paired("iapo", "untrained") and several.is_paired("iapo", "untrained_no_tools")
+    assert not several.is_paired("teacher", "iapo") and not several.is_paired("teacher_untrained_no_tools", "iapo")
 
 
 def test_nothing_is_claimed_behind_the_first_failure(made: Made) -> None:

@@ -32,6 +32,7 @@ from benchmarks.mechanism.sparsity_tables import (
     starts_table,
 )
 from benchmarks.mechanism.study import main, whole_page
+from benchmarks.stats.verdicts import CANNOT_TELL
 from iapo.artifacts.code_digest import ROOT
 from iapo.config.schema import Config, load_config
 from iapo.config.variants import Cell, cells
@@ -157,10 +158,24 @@ def test_declared_comparisons_average_the_scalings(harmed: SparseStudy, contrast
         assert row["delta"] == pytest.approx(ours - theirs, abs=1e-9) and row["setting"] == "averaged"
 
 
-def test_only_what_was_not_declared_is_corrected(contrasts: pd.DataFrame) -> None:
+def test_what_was_declared_is_tested_in_order_at_each_start_and_all_else_for_its_number(
+    contrasts: pd.DataFrame,
+) -> None:
     declared = contrasts["role"].isin([ORACLE, PRIMARY])
-    assert (contrasts["p_adjusted"] == contrasts["p"])[declared].all()
+    for _, rows in contrasts[declared].groupby("start", sort=False):
+        assert list(rows["role"]) == [ORACLE, PRIMARY, PRIMARY]
+        assert list(rows["p_adjusted"]) == pytest.approx([min(1, len(RATES) * p) for p in rows["p"].cummax()])
     assert (contrasts["p_adjusted"] > contrasts["p"])[~declared & (contrasts["p"] < 0.05)].all()
+
+
+@pytest.mark.parametrize("gain", [0.0, -0.2])
+def test_a_start_at_which_the_oracle_is_not_better_cannot_tell(config: Config, gain: float) -> None:
+    gains = {f"planted_penalty_{setting}_rare": gain - 0.2 for setting in ("group", "batch")}
+    blind = study(config, levels(config, planted_penalty=0.2, iapo=0.1, **gains))
+    rows = contrasts_table(blind).query("role == @PRIMARY or start == 'rare'")
+    found = {start: set(of["verdict"]) for start, of in rows[rows["role"] == PRIMARY].groupby("start")}
+    assert found["rare"] == {CANNOT_TELL} and "better" in found["some"]
+    assert not rows.loc[rows["start"] == "rare", "verdict"].str.startswith(("equivalent", "inconclusive")).any()
 
 
 def test_the_harm_is_told_with_what_removes_it(harmed: SparseStudy, contrasts: pd.DataFrame) -> None:

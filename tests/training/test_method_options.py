@@ -85,6 +85,7 @@ def test_the_planted_penalty_grows_with_the_distance_from_the_right_call() -> No
     completions = [message(["a"]), message(["b"]), message(["a"]), message(["a"]), no_call]
     status: list[CallStatus] = ["executed", "executed", "failed", "malformed", "none"]
     assert wrong_call_penalty(completions, [["a"]] * 5, status) == [0, -0.5, -0.5, -1, -1]
+    assert wrong_call_penalty(completions, [[]] * 5, status) == [None] * 5
 
 
 def test_the_constant_penalty_is_constant_within_groups_and_differs_between() -> None:
@@ -197,7 +198,7 @@ def test_the_differentiable_loss_does_not_depend_on_the_number_of_passes(
     # The same calls in either number of passes; without the outcome the gradient is the loss's alone.
     monkeypatch.setattr(AlignmentTrainer, "_generate_single_turn", call_a_label)
     teacher = CacheHit((3.0, 1, 1, 1), (5.0, 5, 5, 5), "exact", (1.0, 1, 1, 1))
-    monkeypatch.setattr(AlignmentTrainer, "_teacher_hit", lambda *_: teacher)
+    monkeypatch.setattr(AlignmentTrainer, "_compared_with", lambda *_: teacher)
     settings = TrainConfig(steps=1, groups_per_step=2, group_size=2, prompts_per_set=1, outcome_weight=0.0)
     found = []
     for passes in (1, 4):
@@ -334,10 +335,10 @@ def test_the_study_finds_a_planted_effect_and_no_other() -> None:
                 right = rng.random() < p
                 share = 0.5 * right + 0.3 * rng.random()
                 rows.append(
-                    {"condition": condition, "seed": seed, "example_id": f"{item}", "score": float(right),
-                     "follows_request": right, "follows_hint": not right, "flips_with_request": right,
-                     "flips_with_hint": not right, "share_P": 1 - share, "share_R": share, "share_I": 0.0,
-                     "share_T": 0.0}
+                    {"condition": condition, "seed": seed, "example_id": f"{item}", "cluster": f"{item}",
+                     "score": float(right), "follows_request": right, "follows_hint": not right,
+                     "flips_with_request": right, "flips_with_hint": not right, "share_P": 1 - share,
+                     "share_R": share, "share_I": 0.0, "share_T": 0.0}
                 )  # fmt: skip
             metrics.append(
                 {"condition": condition, "seed": seed, "step": 1, "advantage/alignment_reward_share": 0.2,
@@ -357,8 +358,8 @@ def test_the_study_finds_a_planted_effect_and_no_other() -> None:
 
 def test_rounding_is_no_finding_and_one_seed_is_said() -> None:
     rows = [
-        {"condition": condition, "seed": 0, "example_id": f"{item}", "score": item % 2, "follows_request": item % 2,
-         "share_R": 0.3 + item / 100 + extra}
+        {"condition": condition, "seed": 0, "example_id": f"{item}", "cluster": f"{item}", "score": item % 2,
+         "follows_request": item % 2, "share_R": 0.3 + item / 100 + extra}
         for condition, extra in {"vtool_r1": 0.0, "constant_penalty": 1e-9}.items()
         for item in range(40)
     ]  # fmt: skip

@@ -141,7 +141,8 @@ def _roll_out(
         folder = Path(scratch)
         return train(
             method,
-            replace(config, train=settings),
+            # Of two stages the one that the penalty counts in: its steps here are fewer than those of the first.
+            replace(config, train=settings, alignment=replace(config.alignment, from_step=0)),
             examples,
             start=start,
             run_dir=folder / "work",

@@ -48,20 +48,25 @@ def conflicts(config: Config) -> list[str]:
         problems.append(f"attribution.method: found shapley with {attribution.blocks} blocks; it needs four_block")
     if alignment.aggregation == "l1" and not attribution.magnitudes:
         problems.append("alignment.aggregation: found l1 without attribution.magnitudes; set that to true")
-    if alignment.loss_weight and attribution.method != "integrated_gradients":
-        problems.append(f"alignment.loss_weight: found it with {attribution.method}; needs integrated_gradients")
+    if alignment.loss_weight:
+        problems += _loss_problems(config)
+    if alignment.normalise == "batch" and config.hardware.processes > 1:
+        problems.append(
+            f"alignment.normalise: found batch with {config.hardware.processes} processes, each of which would take "
+            "its own part of the step for the whole; use none, or hardware.processes: 1"
+        )
     if alignment.teacher == "shuffled" and alignment.reference == "teacher_call":
         problems.append(
             "alignment.teacher: found shuffled with reference teacher_call, which compares every call with one row; "
             "use same_call"
         )
-    sharded = config.hardware.processes > 1 and config.hardware.strategy == "fsdp2"
-    if alignment.loss_weight and sharded:
-        problems.append(
-            "alignment.loss_weight: found it with shards (fsdp2), where processes take unequal numbers of passes; use "
-            "ddp"
-        )
-    for key, run in (("train", config.train), ("teacher.train", config.teacher.train)):
+    sharded = _is_sharded(config)
+    stages = {
+        "train": config.train,
+        "teacher.train": config.teacher.train,
+        "student.first_stage": config.student.first_stage,
+    }
+    for key, run in ((key, stage) for key, stage in stages.items() if stage):
         if run.average_last > run.steps:
             problems.append(
                 f"{key}.average_last: found {run.average_last} of {run.steps} steps; use at most {run.steps}"
@@ -89,6 +94,26 @@ def conflicts(config: Config) -> list[str]:
             "weights whole there, so use ddp"
         )
     return problems
+
+
+def _is_sharded(config: Config) -> bool:
+    return config.hardware.processes > 1 and config.hardware.strategy == "fsdp2"
+
+
+def _loss_problems(config: Config) -> Iterator[str]:
+    """Why the differentiable loss, which compares signed sums of cached calls, does not go with other settings."""
+    attribution, alignment = config.attribution, config.alignment
+    key = "alignment.loss_weight"
+    if attribution.method != "integrated_gradients":
+        yield f"{key}: found it with {attribution.method}; needs integrated_gradients"
+    if alignment.aggregation != "signed":
+        yield f"{key}: found it with alignment.aggregation {alignment.aggregation}; it compares signed sums: use signed"
+    if alignment.contrastive:
+        yield f"{key}: found it with alignment.contrastive; it compares calls as they are, so use false"
+    if alignment.teacher in ("uniform", "self"):
+        yield f"{key}: found it with alignment.teacher {alignment.teacher}; it compares with cached rows: use cache"
+    if _is_sharded(config):
+        yield f"{key}: found it with shards (fsdp2), where processes take unequal numbers of passes; use ddp"
 
 
 def is_other_row(name: str) -> bool:

@@ -55,6 +55,7 @@ def alignment_reward(
     prompt_key: Sequence[str],
     *,
     config: AlignmentConfig | None = None,
+    cache_hit: Sequence[str | None] | None = None,
     log_metric: Callable[[str, float], None] | None = None,
     trainer_state: object = None,
     **_: object,
@@ -71,6 +72,8 @@ def alignment_reward(
         prompt_key: [B] keys of the prompts; rollouts with the same key form a group. If a group is split over
             processes, each process fills in missing calls from its own part of the group.
         config: divergence, smoothing, treatment of missing calls, and the form in which the penalty enters.
+        cache_hit: [B] how each call's look-up ended, such as ``missing``, or ``no_teacher_call``, which needs no
+            warning; None where it is not known.
         log_metric: TRL's logger, called with the mean and the spread of the penalty, the share of penalties that are
             not finite, and the coverage of the cache.
         trainer_state: TRL's; a warning that the cache lacks prompts is given once for each.
@@ -96,7 +99,7 @@ def alignment_reward(
     non_finite = [i for i, penalty in enumerate(found) if penalty is not None and finite[i] is None]
     if log_metric is not None:
         _log_metrics(finite, len(non_finite), student_block_sums, teacher_block_sums, log_metric)
-    _warn_of_missing_prompts(student_block_sums, teacher_block_sums, prompt_key, trainer_state)
+    _warn_of_missing_prompts(student_block_sums, teacher_block_sums, prompt_key, cache_hit, trainer_state)
     if non_finite:
         _check_non_finite(non_finite, found, student_block_sums, teacher_block_sums)
     groups = _covered_groups(finite, non_finite, teacher_block_sums, prompt_key)
@@ -160,10 +163,18 @@ def _check_non_finite(
 
 
 def _warn_of_missing_prompts(
-    student: Sequence[BlockSums | None], teacher: Sequence[BlockSums | None], keys: Sequence[str], trainer_state: object
+    student: Sequence[BlockSums | None],
+    teacher: Sequence[BlockSums | None],
+    keys: Sequence[str],
+    kinds: Sequence[str | None] | None,
+    trainer_state: object,
 ) -> None:
     """Say, once a trainer, that calls are not penalised since the cache has no row of their prompts."""
-    missing = [key for key, s, t in zip(keys, student, teacher, strict=True) if s is not None and t is None]
+    missing = [
+        key
+        for key, s, t, kind in zip(keys, student, teacher, kinds or ["missing"] * len(keys), strict=True)
+        if s is not None and t is None and kind == "missing"
+    ]
     told = trainer_state is not None and any(state is trainer_state for state in _TOLD)
     if not missing or told:
         return

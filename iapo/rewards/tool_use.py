@@ -90,8 +90,10 @@ def wrong_call_penalty(
     focus_labels: Sequence[Sequence[str]],
     call_status: Sequence[CallStatus],
     **_: object,
-) -> list[float]:
+) -> list[float | None]:
     """Return 0 for an executed call that names exactly the annotated labels, -1/2 for another call, -1 for none.
+
+    None where no label is annotated: nothing says there which call is right.
 
     This control uses the annotation: it shows what a penalty could achieve that knows how far a rollout is from the
     right call, as a teacher's attribution should. Half of the way is to call at all, whatever becomes of the call; one
@@ -104,6 +106,8 @@ def wrong_call_penalty(
     """
     return [
         0.0 - (0.5 if status in ("executed", "failed") else 1.0) * (not _right(messages, labels, status))
+        if labels
+        else None
         for messages, labels, status in zip(completions, focus_labels, call_status, strict=True)
     ]
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
+import torch
+from torch import nn
 from trl.data_utils import prepare_multimodal_messages
 
 from iapo.data.prompts import Message
@@ -48,6 +50,10 @@ class TeacherVerifier:
         """Always empty."""
         self._own_answers: dict[str, str | None] = {}
         """Example id → the teacher's answer by itself; None where it gives none."""
+
+    def move_to(self, device: torch.device) -> None:
+        """Run the teacher on this device from now on."""
+        cast(nn.Module, self._model).to(device)
 
     def verdicts(self, uses: Sequence[ToolUse]) -> list[float]:
         """Return [B] 1.0 where the teacher's greedy answer after the student's calls is its own answer, else 0.0."""

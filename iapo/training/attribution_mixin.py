@@ -121,7 +121,10 @@ class AttributionMixin(TurnMixin):
             if i not in place:
                 continue
             student = distinct_sums[place[i]]
-            hit = self._teacher_hit(row["prompt_key"], turn)
+            own = self._cache.lookup(row["prompt_key"], turn.calls[0])
+            if own is None or own.kind != "exact":
+                self.misses[row["prompt_key"], turn.text] += 1
+            hit = self._compared_with(row["prompt_key"], own)
             row["cache_hit"] = self._cache.kind(row["prompt_key"], hit)
             hits[row["cache_hit"]] += 1
             row["student_block_sums"] = student
@@ -190,12 +193,9 @@ class AttributionMixin(TurnMixin):
 
         return all_reduce_max
 
-    def _teacher_hit(self, key: str, turn: ToolTurn) -> CacheHit | None:
-        """Look up the teacher's row that the configuration compares a turn with, and count inexact matches."""
-        hit = self._cache.lookup(key, turn.calls[0])
-        if hit is None or hit.kind != "exact":
-            self.misses[key, turn.text] += 1
-        return hit if self._alignment.reference == "same_call" else self._cache.teacher_call(key)
+    def _compared_with(self, key: str, own: CacheHit | None) -> CacheHit | None:
+        """Return what a call is compared with: the row that was found for it, or that of the teacher's own call."""
+        return own if self._alignment.reference == "same_call" else self._cache.teacher_call(key)
 
     def _teacher_sums(self, turn: ToolTurn, student: Sums, hit: CacheHit | None) -> Sums | None:
         if self._alignment.teacher == "self":
@@ -234,7 +234,7 @@ class AttributionMixin(TurnMixin):
             if i is None or self.tool_turns[i].length > self._attribution.max_tokens:
                 continue
             turn = self.tool_turns[i]
-            if hit := self._teacher_hit(turn.prompt.key, turn):
+            if hit := self._compared_with(turn.prompt.key, self._cache.lookup(turn.prompt.key, turn.calls[0])):
                 self._chosen[i] = turn, aggregated(turn, hit.signed, hit.l1, self._alignment.aggregation)
         counts = self.accelerator.gather(torch.tensor([len(self._chosen)], device=self.accelerator.device))
         # Gradients are averaged over the processes, so each divides by its share of all calls, as TRL's loss does.
@@ -327,3 +327,9 @@ class TwoStageTrainer(AlignmentTrainer):
         # Before that step the reward, :func:`iapo.rewards.stages.counted_from`, reads none of the columns.
         if self.state.global_step >= self._alignment.from_step:
             super()._attribute(inputs)
+
+    def _choose_calls(self) -> None:
+        if self.state.global_step >= self._alignment.from_step:
+            super()._choose_calls()
+        else:
+            self._chosen, self._calls = {}, 1.0

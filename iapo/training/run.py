@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -111,14 +111,36 @@ def train(
         trainer.read_extras(checkpoint)
     dev_questions = _DevQuestions(trainer, processor, settings, dev, name)
     with steps() as ending.steps, _followed(trainer, config, run_dir, finished, name, dev_questions):
-        if finished < settings.steps or trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        else:
-            # All steps are done, and transformers 5.17 would take one more.
-            trainer._load_from_checkpoint(str(checkpoint))
+        _take_steps(trainer, checkpoint, settings.steps - finished)
     trainer.write_extras(run_dir)
     _save_policy(trainer, processor, start, output, adapters, average)
     return metrics_file(run_dir).rows()
+
+
+class _NothingLeftError(Exception):
+    """All steps are done: what they came to is loaded, and no other one is to be taken."""
+
+
+def _take_steps(trainer: FigureTrainer, checkpoint: Path | None, left: int) -> None:
+    """Take the steps that are left; where there are none, only bring the model to where the checkpoint is.
+
+    Args:
+        trainer: the trainer, before its training.
+        checkpoint: what it goes on from; None for the start.
+        left: number of steps.
+    """
+    if left:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        return
+
+    def leave() -> None:
+        raise _NothingLeftError
+
+    # transformers 5.17 asks whether all steps are done after one more. A sharded model is loaded within `train` alone,
+    # and just before its callbacks; this one comes before those of trackers, which have nothing to hear.
+    trainer.callback_handler.callbacks.insert(0, _AtBegin(leave))
+    with suppress(_NothingLeftError):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
 
 
 @contextmanager

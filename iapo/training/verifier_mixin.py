@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from iapo.config.schema import Config
-from iapo.models.loading import load_to_run
+from iapo.models.loading import load_model
 from iapo.rewards.verifier import ToolUse, Verifier, VerifierGuard
 from iapo.rewards.verifier_server import ServerVerifier
 from iapo.rewards.verifier_teacher import TeacherVerifier
@@ -72,6 +72,17 @@ class VerifierMixin(TurnMixin):
 class VerifierTrainer(VerifierMixin, FigureTrainer):
     """Trainer of the methods whose reward depends on a verifier's verdicts."""
 
+    def __init__(self, *args: Any, verifier: Verifier, **kwargs: Any) -> None:
+        """
+        Args:
+            args: arguments of the trainer.
+            verifier: the verifier to ask; a teacher is moved to the device of this process.
+            kwargs: keyword arguments of the trainer.
+        """
+        super().__init__(*args, verifier=verifier, **kwargs)
+        if isinstance(verifier, TeacherVerifier):
+            verifier.move_to(self.accelerator.device)
+
     @classmethod
     def arguments(cls, config: Config, sources: Sources) -> dict[str, Any]:
         """Return the verifier and the share of tool uses on which it may fail.
@@ -93,5 +104,6 @@ def _verifier(config: Config, sources: Sources) -> Verifier:
         return ServerVerifier(config.verifier, sources.replies)
     if sources.teacher is None:
         raise ValueError("the verifier is the teacher: pass its pretrained directory")
-    model, processor = load_to_run(sources.teacher, config)
+    # On the CPU: which device is this process's own, its trainer says.
+    model, processor = load_model(sources.teacher, precision=config.hardware.precision)
     return TeacherVerifier(model, processor, config.evaluation.turn_tokens)

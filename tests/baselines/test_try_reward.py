@@ -64,6 +64,27 @@ def test_a_trial_rolls_out_each_prompt_and_says_what_the_term_does(
     assert (row["flat outcomes"], row["flat groups"], row["share"], row["AUC"]) == ("100%", "100%", "0%", "–")
 
 
+def test_of_two_stages_the_one_is_tried_in_which_the_penalty_counts(
+    config: Config, tiny: tuple[Any, Any], data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").symlink_to(data_root)
+    for folder in ("models/student/rare/start0", "teacher/start0/seed0/model"):
+        save_model(*tiny, tmp_path / folder)
+    for name, content in (("student_calls/rare/start0", {"right_rate": 0.1}), ("teacher/start0/cache/main.stats", {})):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    steps: list[int] = []
+
+    def trained(method: Any, config: Config, *_: Any, **__: Any) -> list[dict[str, float]]:
+        steps.append(config.alignment.from_step)
+        raise InterruptedError
+
+    monkeypatch.setattr("iapo.training.run.train", trained)
+    with pytest.raises(InterruptedError):
+        try_reward("iapo_two_stage", config, tmp_path, prompts_per_set=1)
+    assert steps == [0]
+
+
 def test_what_is_missing_is_named_in_one_line_with_the_command(config: Config, tmp_path: Path) -> None:
     with pytest.raises(NotBuiltError) as error:
         try_reward("iapo", config, tmp_path, prompts_per_set=1)

@@ -62,6 +62,26 @@ SHARDED, VLLM = {"processes": 2, "strategy": "fsdp2"}, {"rollouts": "vllm_coloca
             {"hardware": SHARDED, "train": VLLM, "teacher": {"train": VLLM}, "alignment": {"loss_weight": 1.0}},
             "alignment.loss_weight: found it with shards",
         ),
+        (
+            {"alignment": {"loss_weight": 1.0, "aggregation": "length_normalised"}},
+            "alignment.loss_weight: found it with alignment.aggregation length_normalised",
+        ),
+        (
+            {"alignment": {"loss_weight": 1.0, "contrastive": True}},
+            "alignment.loss_weight: found it with alignment.contrastive",
+        ),
+        (
+            {"alignment": {"loss_weight": 1.0, "teacher": "uniform"}},
+            "alignment.loss_weight: found it with alignment.teacher uniform",
+        ),
+        (
+            {"alignment": {"normalise": "batch"}, "hardware": {"processes": 2}},
+            "alignment.normalise: found batch with 2 processes",
+        ),
+        (
+            {"student": {"first_stage": {"steps": 5, "average_last": 6}}},
+            "student.first_stage.average_last: found 6 of 5 steps",
+        ),
         ({"train": {"top_p": 0.99, "rollouts": "vllm_colocate"}}, "train.top_p: found 0.99 with vLLM"),
     ],
 )

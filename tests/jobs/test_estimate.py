@@ -344,7 +344,8 @@ def test_what_takes_less_time(less: dict[str, Any], more: dict[str, Any]) -> Non
 
 
 def test_every_number_is_finite_and_every_job_is_there() -> None:
-    found = _found(seeds=[0, 1, 2], student={"first_stage": {"steps": 10}})
+    first = {"steps": 10, "rollouts": "vllm_colocate"}
+    found = _found(seeds=[0, 1, 2], student={"first_stage": first})
     for stage in found.stages:
         assert stage.jobs > 0 and stage.gpus in (0, 1, 4), stage
         assert 0 <= stage.memory_gb < 1000 and 0 < stage.least_hours <= stage.hours < 1000, stage

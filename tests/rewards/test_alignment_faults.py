@@ -114,6 +114,15 @@ def test_prompts_that_the_cache_lacks_are_said_once_a_trainer(caplog: pytest.Log
     assert len(caplog.messages) == 2
 
 
+def test_a_prompt_on_which_the_teacher_made_no_valid_call_is_no_fault_of_the_cache(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    missing([P, P], [None, P], cache_hit=["no_teacher_call", "exact"])
+    assert caplog.messages == []
+    missing([P, P], [None, None], cache_hit=["no_teacher_call", "missing"])
+    assert "1 of this step's 2 calls (50 %, such as prompt key1)" in caplog.messages[0]
+
+
 def test_without_a_trainer_every_call_is_told_of_missing_prompts(caplog: pytest.LogCaptureFixture) -> None:
     missing([P], [None])
     missing([P], [None])

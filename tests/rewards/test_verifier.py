@@ -311,6 +311,15 @@ def test_a_step_hands_the_verdicts_to_the_rewards(
     assert log["seconds/verifier"] > 0
 
 
+def test_the_teacher_runs_on_the_device_of_its_process(
+    tmp_path: Path, memorised: tuple[Any, Any], cast: dict[str, Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices: list[torch.device] = []
+    monkeypatch.setattr(TeacherVerifier, "move_to", lambda self, device: devices.append(device))
+    *_, trainer = one_step(*memorised, cast, TeacherVerifier(*memorised, TURN_TOKENS), tmp_path)
+    assert devices == [trainer.accelerator.device]
+
+
 def test_a_step_without_a_server_has_no_verdict_and_no_silent_zero(
     tmp_path: Path,
     memorised: tuple[Any, Any],

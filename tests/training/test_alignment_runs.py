@@ -70,8 +70,11 @@ def ready(
     return tmp_path
 
 
-def run(method: Method, folder: Path, ready: Path, examples: list[Example]) -> list[dict[str, float]]:
-    config = Config(profile="test", train=SETTINGS, alignment=AlignmentConfig(from_step=2))
+def run(
+    method: Method, folder: Path, ready: Path, examples: list[Example], loss_weight: float = 0.0
+) -> list[dict[str, float]]:
+    alignment = AlignmentConfig(from_step=2, loss_weight=loss_weight)
+    config = Config(profile="test", train=SETTINGS, alignment=alignment)
     return train(
         method, config, examples, start=ready / "start", sources=Sources(cache=ready / "cache"),
         run_dir=folder, output=folder / "out", seed=0,
@@ -98,6 +101,16 @@ def test_nothing_is_attributed_before_the_penalty_counts_and_all_is_the_same_fro
     assert (
         weights(ready / "staged") == weights(ready / "throughout") != (ready / "start/model.safetensors").read_bytes()
     )
+
+
+def test_the_loss_counts_from_the_same_step_as_the_penalty_and_counts_no_call_twice(
+    ready: Path, test_examples: list[Example]
+) -> None:
+    staged = run(METHODS["iapo_two_stage"], ready / "staged", ready, test_examples, loss_weight=0.1)
+    assert [row["alignment/loss"] > 0 for row in staged] == [False, False, True]
+    run(METHODS["iapo"], ready / "without", ready, test_examples)
+    run(METHODS["iapo"], ready / "with", ready, test_examples, loss_weight=1e-12)
+    assert (ready / "with" / MISSES).read_bytes() == (ready / "without" / MISSES).read_bytes()
 
 
 def test_the_misses_of_a_resumed_run_are_those_of_an_undisturbed_one(ready: Path, test_examples: list[Example]) -> None:

@@ -30,7 +30,8 @@ with job(snakemake) as run:
     def train(weight: float) -> Path:
         """The policy of a trial."""
         folder = run_dir / f"weight_{weight:g}"
-        settings = with_value(training_settings, "train.steps", tuning.steps)
+        # Too few steps to average over; and what a weight does is seen at the last one.
+        settings = with_value(with_value(training_settings, "train.steps", tuning.steps), "train.average_last", 0)
         run_job(
             TrainingJob(
                 method=params.method,

@@ -82,7 +82,6 @@ REHEARSED := $(PLANNED) config/presets/rehearsal.yaml $(if $(PRESETS),config/pre
 rehearsal: export MALLOC_MMAP_THRESHOLD_ := 8589934592
 rehearsal: export MALLOC_TRIM_THRESHOLD_ := 34359738368
 rehearsal: $(INSTALLED)
-	rm -rf results/rehearsal
 	$(BIN)/python -m benchmarks.rehearsal hub --configfile $(REHEARSED)
 	$(BIN)/snakemake results/table.csv --workflow-profile profiles/rehearsal --cores all --configfile $(REHEARSED)
 	$(BIN)/python -m benchmarks.rehearsal verdict --configfile $(REHEARSED)
@@ -110,7 +109,7 @@ gpu_check: $(INSTALLED)
 	$(BIN)/python -m benchmarks.gpu_check $(GPU_CHECK)
 else
 gpu_check: build/gpu_site
-	PYTHONPATH=$(CURDIR)/build/gpu_site:$(CURDIR) $(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
+	PYTHONPATH="$(CURDIR)/build/gpu_site:$(CURDIR)" $(PYTHON) -m benchmarks.gpu_check $(GPU_CHECK)
 endif
 
 build/gpu_site: $(wildcard .gpu_wheels/*.whl)

@@ -28,8 +28,11 @@ if workflow.is_main_process:
     settled = settle_future_files(RESULTS)
     if settled:
         print(settled, file=sys.stderr)
+    age_other_table(RESULTS)
     try:
         restore_metadata(RESULTS)
+        # Another revision of a repository is asked for by its params alone.
+        restore_metadata(Path(CONFIG.hub.downloads))
     except RecordError as error:
         sys.exit(f"error: {error}")
 

@@ -27,6 +27,7 @@ from iapo.jobs.job_log import show_own_messages
 from iapo.jobs.launch import launch
 from iapo.jobs.tracking import tracked
 from iapo.training.checkpoints import clean, identity_file, metrics_file, reset_if_stale
+from iapo.training.finished import keep_policy, take_back
 from iapo.types import Example
 
 
@@ -72,21 +73,31 @@ _JOB: TypeAdapter[TrainingJob] = TypeAdapter(TrainingJob)
 def run_job(job: TrainingJob) -> list[dict[str, float]]:
     """Train one policy, here or in several processes, resuming from the last whole checkpoint of this very run.
 
+    Where this very run is finished already, its policy is put where it belongs, and nothing is trained.
+
     Returns:
         One row of figures per step.
     """
     with exclusive(job.run_dir):
         reset_run_dir(job)
+        if take_back(job.run_dir, job.output):
+            return metrics_file(job.run_dir).rows()
         clean(job.run_dir)
         config = _config(job)
         if config.hardware.processes == 1 and config.device == "cpu":
             _train(job, config)
         else:
             description = job.run_dir / "job.json"
-            with atomic_write(description) as tmp:
-                tmp.write_bytes(_JOB.dump_json(job, indent=1))
-            # On one GPU too: the next run's vLLM would find this one's still there.
-            launch("baselines.run", description, config)
+            try:
+                with atomic_write(description) as tmp:
+                    tmp.touch(mode=0o600)
+                    tmp.write_bytes(_JOB.dump_json(job, indent=1))
+                # On one GPU too: the next run's vLLM would find this one's still there.
+                launch("baselines.run", description, config)
+            finally:
+                # It holds the address of a verifier's server, and so perhaps credentials.
+                description.unlink(missing_ok=True)
+        keep_policy(job.run_dir, job.output)
         return metrics_file(job.run_dir).rows()
 
 

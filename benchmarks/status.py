@@ -14,6 +14,7 @@ from pathlib import Path
 from filelock import lock_descriptor
 from tabulate import tabulate
 
+from iapo.jobs.preflight import LOCK
 from iapo.jobs.run_lines import kind_of
 
 TABLE = "results/table.csv"
@@ -60,7 +61,7 @@ def _word(row: Row) -> str:
 
 def holders(results: Path) -> dict[str, str]:
     """Return the folders below ``results`` that a run holds, each with the run's process."""
-    return {str(path.parent): path.read_text() for path in sorted(results.glob("*/.run.lock")) if _is_held(path)}
+    return {str(path.parent): path.read_text() for path in sorted(results.glob(f"*/{LOCK}")) if _is_held(path)}
 
 
 def _is_held(path: Path) -> bool:

@@ -1,13 +1,16 @@
-"""Commands of ``make rehearsal``: ``hub`` creates what the run downloads, ``verdict`` checks what the run has done."""
+"""Commands of ``make rehearsal``: ``hub`` removes an earlier rehearsal's results and creates what the run downloads,
+``verdict`` checks what the run has done."""
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from iapo.jobs.estimate import read_config
+from iapo.jobs.preflight import LOCK, PreflightError, claim_results
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,14 +20,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--configfile", nargs="+", type=Path, required=True, help="the run's, then what shrinks it")
     options = parser.parse_args(arguments)
     config = read_config(options.configfile)
+    results = Path("results") / config.profile
     if options.part == "hub":
         from benchmarks.rehearsal.hub import make_hub
 
+        try:
+            claim_results(results)
+        except PreflightError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        for path in [path for path in results.iterdir() if path.name != LOCK]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         make_hub(Path(config.hub.address), config)
         return 0
     from benchmarks.rehearsal.verdict import shortcomings
 
-    undone = shortcomings(Path("results") / config.profile, config)
+    undone = shortcomings(results, config)
     if undone:
         print("The rehearsal ran to its end and is not good:", *undone, sep="\n- ", file=sys.stderr)
         return 1

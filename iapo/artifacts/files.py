@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +108,11 @@ def exclusive(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def exclusive_beside(directory: Path) -> AbstractContextManager[None]:
+    """The same for a folder that is removed or replaced meanwhile: the lock is in another one beside it."""
+    return exclusive(directory.with_name(f".{directory.name}"))
 
 
 def lock_until_exit(path: Path, mode: int = 0o644) -> int | None:

@@ -104,7 +104,8 @@ class Job:
             "wall_seconds": round(time.monotonic() - self._clock, 1),
             "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             **_code_state(),
-            "command": sys.argv,
+            # Without the way to the clone, which is of one machine, and tells its user's name.
+            "command": [part.removeprefix(f"{ROOT}/") for part in sys.argv],
             "inputs": {name: {"path": str(file), "sha256": sha256_file(file)} for name, file in inputs.items()},
             "outputs": _outputs(path, self._plan.outputs) | dict(more_outputs or {}),
             "seeds": dict(seeds),

@@ -29,6 +29,7 @@ from huggingface_hub.utils import build_hf_headers
 from iapo.artifacts.archives import ArchiveError, open_zip
 from iapo.artifacts.files import exclusive, write_json
 from iapo.artifacts.progress import Progress
+from iapo.artifacts.secrets import redacted
 from iapo.config.sources import HubConfig, RepositoryConfig
 from iapo.hub.files import MARKER, HubError, Kind, RepositoryFile, check_disk, chosen, verified
 from iapo.hub.folder import take_from_folder
@@ -69,7 +70,7 @@ def fetch(source: RepositoryConfig, hub: HubConfig, *, files: Sequence[str], kin
     request = {
         "repo": source.repo,
         "revision": source.revision,
-        "address": hub.address,
+        "address": redacted(hub.address),
         "kind": kind,
         "patterns": list(files),
     }
@@ -79,7 +80,7 @@ def fetch(source: RepositoryConfig, hub: HubConfig, *, files: Sequence[str], kin
             return found
         (into / MARKER).unlink(missing_ok=True)
         take = _download if hub.address.startswith(("http://", "https://")) else take_from_folder
-        with _explained(source, hub.address.rstrip("/"), into):
+        with _explained(source, redacted(hub.address.rstrip("/")), into):
             digests = take(source, hub, files, kind, into)
         _check_shards(into, digests)
         _check_archives(into, digests)
@@ -113,7 +114,7 @@ def _download(
     digests = {}
     with _online():
         commit, listed = _listing(source, address, kind)
-        wanted = chosen(listed, patterns, source, f"{address} at {source.revision}")
+        wanted = chosen(listed, patterns, source, f"{redacted(address)} at {source.revision}")
         url = partial(hf_hub_url, source.repo, repo_type=kind, revision=commit, endpoint=address)
         held, total = sum(file.bytes_here(into) for file in wanted), sum(file.size for file in wanted)
         check_disk(into, total - held, source.repo)
@@ -266,7 +267,9 @@ def _advice(error: OSError | httpx.TransportError, address: str, into: Path) -> 
         case errors.HfHubHTTPError():
             return f"{address} answered with status {status}: try again later"
         case httpx.TransportError():
-            broke = f"{address} cannot be reached, or the connection broke ({error or type(error).__name__})"
+            broke = (
+                f"{address} cannot be reached, or the connection broke ({redacted(str(error)) or type(error).__name__})"
+            )
             return f"{broke}; check the network, or set `hub.address` to a folder with a copy"
         case OSError(errno=errno.ENOSPC):
             return f"the disk of {into} is full; free some, or set `hub.downloads` to a larger one"

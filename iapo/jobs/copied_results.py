@@ -7,6 +7,7 @@ they are given back before anything is planned.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,20 @@ from snakemake.persistence import RECORD_FORMAT_VERSION, MetadataRecord
 from snakemake.persistence.file import FilePersistence
 
 from iapo.artifacts.run_record import read_record, records_below
+
+
+def age_other_table(results: Path, shown: Path = Path("results/table.csv")) -> None:
+    """Give the shown table of another profile's run an old time, so that this profile's is shown again.
+
+    All profiles show theirs in one place, where a later time alone would let another one's pass for this one's.
+
+    Args:
+        results: folder of this profile's results.
+        shown: the table that runs show.
+    """
+    own = results / "tables/main.csv"
+    if shown.exists() and own.exists() and own.read_bytes() != shown.read_bytes():
+        os.utime(shown, (0, 0))
 
 
 def restore_metadata(results: Path, snakemake: Path = Path(".snakemake")) -> int:

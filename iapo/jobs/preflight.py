@@ -76,13 +76,17 @@ def check_tracker(config: Config) -> None:
         )
 
 
+LOCK = ".run.lock"
+"""File in a folder of results that the run which writes there holds."""
+
+
 def claim_results(directory: Path) -> None:
     """Hold ``directory`` for this process: two runs at once would overwrite each other's files.
 
     The system frees the lock when the process ends, however it ends.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / ".run.lock"
+    path = directory / LOCK
     if lock_until_exit(path) is None:
         holder = path.read_text() or "unknown"
         raise PreflightError(f"{directory} is in use by another run (process {holder}); wait for it to end, or stop it")

@@ -7,6 +7,7 @@ Snakemake's own account, with every rule's files and reasons, is in its log belo
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import textwrap
 import threading
@@ -33,6 +34,7 @@ _FIRST_STEP_LINE = 60.0
 _SHOWN_AGAIN = 10
 """Warnings that are shown again at the end."""
 _WIDTH = 100
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 _REPEATS = ("Exiting because a job execution failed", "At least one job did not complete successfully")
 """Snakemake's words at the end of a run that did not end well."""
 
@@ -61,7 +63,8 @@ class RunOutput:
         self._running: dict[int, _RunningJob] = {}
         self._ended: list[tuple[str, float]] = []
         self._earlier = Pace()
-        self._warnings: dict[str, None] = {}
+        self._warnings: dict[str, str] = {}
+        self._times_warned: Counter[str] = Counter()
         self.failed = 0
         self.interrupted = False
         """Whether a person ended the run."""
@@ -129,10 +132,15 @@ class RunOutput:
         return bool(self.failed or self.interrupted) and any(each in text for each in _REPEATS)
 
     def warned(self, warnings: list[str]) -> list[str]:
-        """Say each warning once."""
-        new = [text for text in dict.fromkeys(warnings) if text not in self._warnings]
-        self._warnings |= dict.fromkeys(new)
-        return [f"warning: {text}" for text in new]
+        """Say each warning once, though jobs give it with other numbers."""
+        lines = []
+        for text in warnings:
+            kind = _NUMBER.sub("0", text)
+            self._times_warned[kind] += 1
+            if kind not in self._warnings:
+                self._warnings[kind] = text
+                lines.append(f"warning: {text}")
+        return lines
 
     def looked(self) -> list[str]:
         """Say what is new in the logs of the jobs that run: warnings, and of long ones the step."""
@@ -151,7 +159,7 @@ class RunOutput:
             return []
         after, done = in_time(self._clock() - self._began), len(self._ended)
         if self._warnings:
-            shown = [textwrap.shorten(text, _WIDTH, placeholder=" …") for text in list(self._warnings)[:_SHOWN_AGAIN]]
+            shown = [self._warned_again(kind) for kind in list(self._warnings)[:_SHOWN_AGAIN]]
             more = len(self._warnings) - len(shown)
             lines = ["Warned of:", *(f"- {text}" for text in shown), *([f"- and {more} more, above"] if more else [])]
         else:
@@ -163,6 +171,12 @@ class RunOutput:
         again = "The same command goes on from there" + (", once the cause is mended." if self.failed else ".")
         own = [f"Snakemake's own log: {self.snakemake_log}"] if self.snakemake_log else []
         return [*own, *lines, f"{how} after {after}: {done} of {_jobs(self._total)} done{failed}. {again}"]
+
+    def _warned_again(self, kind: str) -> str:
+        """A warning on one line, and how often it was given."""
+        count = self._times_warned[kind]
+        often = f" ({count} times)" if count > 1 else ""
+        return textwrap.shorten(self._warnings[kind], _WIDTH - len(often), placeholder=" …") + often
 
     def _times(self, now: float) -> str:
         """Time so far and left; jobs of this run count before those of earlier ones."""

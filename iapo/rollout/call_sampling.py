@@ -129,11 +129,16 @@ def read_misses(run_dirs: Iterable[Path]) -> dict[str, list[ToolCall]]:
             for each of them.
 
     Raises:
-        MissesError: if a line is not as a training wrote it.
+        MissesError: if a file is missing, or a line is not as a training wrote it.
     """
     calls: dict[str, list[ToolCall]] = defaultdict(list)
     for run_dir in run_dirs:
         path = run_dir / MISSES
+        if not path.exists():
+            raise MissesError(
+                f"{path}: found no file, expected the calls that the teacher's cache lacked in a training; bring it "
+                f"back from a copy, or remove the run's folder {run_dir.parent}, and the same command trains it again"
+            )
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
             try:
                 miss = json.loads(line)

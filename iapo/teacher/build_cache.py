@@ -27,7 +27,7 @@ from iapo.rollout.turns import ToolTurn, prompt_key, turn_ids
 from iapo.rollout.two_turn import continue_prompt, run_first_turn, start_environment
 from iapo.teacher.cache import TeacherCache
 from iapo.teacher.candidates import Candidate, Source, candidates, text_before_call
-from iapo.teacher.rows import CacheRow
+from iapo.teacher.rows import CacheRow, read_manifest
 from iapo.teacher.writer import CacheWriter, copy_cache
 from iapo.tools.drawing import is_right
 from iapo.tools.parsing import canonical, render_call
@@ -91,6 +91,23 @@ class TeacherPass:
                 rows = self._rows(chunk, self._sampled_candidates(chunk))
                 self._writer.add(rows, prompts=[prompt.key for prompt in chunk], candidates=self._candidates_id)
                 progress.update(len(chunk))
+
+    def drop_other_students(self, examples: Sequence[Example], calls: Mapping[str, Sequence[ToolCall]]) -> bool:
+        """Drop the rows that :meth:`fill` added for students, if one of their calls is none of these students'.
+
+        Args:
+            examples: the training examples; rows of other prompts are another part's.
+            calls: prompt key → the students' calls.
+
+        Returns:
+            Whether rows were dropped.
+        """
+        asked = {
+            prompt.key: {canonical(call) for call in calls.get(prompt.key, ())} for prompt in self._encoded(examples)
+        }
+        return self._writer.drop_outdated(
+            FILLED, lambda row: row.prompt_key in asked and canonical(row.call) not in asked[row.prompt_key]
+        )
 
     def fill(self, examples: Sequence[Example], calls: Mapping[str, Sequence[ToolCall]], cache: TeacherCache) -> int:
         """Attribute calls that students made and the cache lacks.
@@ -216,7 +233,7 @@ def fill_copy(
     """Copy a cache and add rows for calls that it lacks.
 
     The original is never changed, because a training run may have read it. An interrupted fill resumes where it
-    stopped.
+    stopped; of what it had added, a damaged shard is computed again.
 
     Args:
         cache: directory of the original cache.
@@ -230,8 +247,9 @@ def fill_copy(
         Number of rows added.
     """
     copy_cache(cache, target)
-    before = TeacherCache(target)
-    return TeacherPass(*teacher, config, CacheWriter(target, before.fingerprint)).fill(examples, calls, before)
+    # The writer first: it drops the damaged shards, which the cache would refuse.
+    writer = CacheWriter(target, read_manifest(target)["fingerprint"])
+    return TeacherPass(*teacher, config, writer).fill(examples, calls, TeacherCache(target))
 
 
 def cache_row(

@@ -1,14 +1,15 @@
 """Writer of the teacher's cache: atomic shards, and a manifest that is updated after each.
 
-A killed pass resumes where it stopped. More prompts or candidates add shards and leave the existing ones unchanged. A
-damaged shard is dropped, so only its prompts are computed again. One process may write while any number read.
+A killed pass resumes where it stopped. More prompts or candidates add shards and leave the existing ones unchanged;
+the calls of other students replace those of earlier ones. A damaged shard is dropped, so only its prompts are computed
+again. One process may write while any number read.
 """
 
 from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -109,6 +110,29 @@ class CacheWriter:
         self._known |= set(fresh)
         self._write_manifest()
 
+    def drop_outdated(self, candidates: str, is_outdated: Callable[[CacheRow], bool]) -> bool:
+        """Drop all shards under some candidate settings if one of their rows is outdated.
+
+        All, since the others would be computed in other batches without it: a cache must not depend on earlier ones.
+
+        Args:
+            candidates: settings under which the calls were chosen.
+            is_outdated: whether nobody asks for a row any more.
+
+        Returns:
+            Whether there was such a row.
+        """
+        names = [name for name, shard in self._shards.items() if shard["candidates"] == candidates]
+        rows = [row for name in names for row in read_shard(self._directory / name)]
+        if not any(map(is_outdated, rows)):
+            return False
+        self._known -= {(row.prompt_key, canonical(row.call)) for row in rows}
+        self._shards = {name: shard for name, shard in self._shards.items() if name not in names}
+        self._write_manifest()
+        for name in names:
+            (self._directory / name).unlink()
+        return True
+
     def _write_manifest(self) -> None:
         manifest: Manifest = {
             "schema_version": SCHEMA_VERSION,
@@ -130,7 +154,7 @@ def _to_dict(row: CacheRow) -> dict[str, object]:
 def copy_cache(source: Path, target: Path) -> None:
     """Create a cache with the shards of another one.
 
-    A target that already holds these shards, from an interrupted fill, is kept with whatever was added to it.
+    A target that already holds these shards whole, from an interrupted fill, is kept with whatever was added to it.
 
     Args:
         source: directory of the cache to copy.
@@ -140,6 +164,8 @@ def copy_cache(source: Path, target: Path) -> None:
     with contextlib.suppress(CacheError):
         found = read_manifest(target)
         if found["fingerprint"] == wanted["fingerprint"] and wanted["shards"].items() <= found["shards"].items():
+            for name, shard in wanted["shards"].items():
+                check_shard(target / name, shard["sha256"])
             return
     with atomic_directory(target) as tmp:
         for name in (*wanted["shards"], "manifest.json"):

@@ -19,6 +19,9 @@ from typing import Any
 from iapo.artifacts.file_facts import FileFacts, difference, facts_of
 from iapo.artifacts.files import atomic_write, digest, write_json
 
+FINISHED = "finished"
+"""Folder in a run directory with the policy that the run came to (:mod:`iapo.training.finished`)."""
+
 _LIST = "files.json"
 """Name of the list of a checkpoint's files, in its folder."""
 
@@ -151,10 +154,12 @@ def drop_checkpoints(run_dir: Path) -> None:
     Args:
         run_dir: of one run, or the folder of several.
     """
-    for run in [run_dir, *run_dir.iterdir()]:
-        for name in ("checkpoints", "average", "model"):
-            if (run / name).is_dir():
-                shutil.rmtree(run / name)
+    several = list(run_dir.iterdir())
+    # A single run keeps its policy; those of trials are needed no more.
+    names = [(run, name) for run in [run_dir, *several] for name in ("checkpoints", "average", "model")]
+    for run, name in [*names, *((run, FINISHED) for run in several)]:
+        if (run / name).is_dir():
+            shutil.rmtree(run / name)
 
 
 def damage_of(checkpoint: Path) -> str | None:

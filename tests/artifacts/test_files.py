@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from iapo.artifacts.code_digest import ROOT
-from iapo.artifacts.files import files_below
+from iapo.artifacts.files import exclusive_beside, files_below, lock_until_exit
 
 HOLDS = """
 import logging, sys
@@ -63,3 +63,14 @@ def test_a_folder_that_vanishes_while_its_files_are_listed_is_passed_over(tmp_pa
     (left,) = (folder for folder in folders if folder != first.parent)
     shutil.rmtree(left)
     assert list(found) == []
+
+
+def test_a_folder_stays_held_though_it_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    with exclusive_beside(folder):
+        folder.mkdir()
+        shutil.rmtree(folder)
+        assert lock_until_exit(tmp_path / ".cache/.lock") is None
+    file = lock_until_exit(tmp_path / ".cache/.lock")
+    assert file is not None
+    os.close(file)

@@ -214,6 +214,18 @@ def test_a_refusal_says_what_to_do(hub: Hub, tmp_path: Path, status: int, code: 
     assert not (tmp_path / MARKER).exists()
 
 
+def test_a_token_in_the_hub_s_address_is_neither_written_nor_said(hub: Hub, tmp_path: Path) -> None:
+    address = hub.address.replace("http://", "http://me:hf_secret@")
+    found = _fetch(address, tmp_path)
+    assert found["address"] == hub.address.replace("http://", "http://***@")
+    assert "hf_secret" not in (tmp_path / "fetched.json").read_text()
+    # It is the same request as before.
+    assert _fetch(address, tmp_path) == found
+    with pytest.raises(HubError) as error:
+        _fetch("http://me:hf_secret@127.0.0.1:9", tmp_path / "other")
+    assert "hf_secret" not in str(error.value) and "http://***@127.0.0.1:9" in str(error.value)
+
+
 def test_an_unreachable_hub(tmp_path: Path) -> None:
     with pytest.raises(HubError, match=r"http://127\.0\.0\.1:9 cannot be reached.*hub\.address"):
         _fetch("http://127.0.0.1:9", tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from snakemake.persistence.file import FilePersistence
 
-from iapo.jobs.copied_results import restore_metadata
+from iapo.jobs.copied_results import age_other_table, restore_metadata
 
 PARAMS = ["'abc'", "{'train.steps': 3}"]
 
@@ -45,3 +45,16 @@ def test_what_snakemake_knows_stays(results: Path) -> None:
 def test_a_folder_without_results_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert restore_metadata(Path("results/none")) == 0
+
+
+def test_the_table_of_another_profile_is_shown_again_though_it_is_newer(tmp_path: Path) -> None:
+    own, shown = tmp_path / "mini/tables/main.csv", tmp_path / "table.csv"
+    own.parent.mkdir(parents=True)
+    own.write_text("mini")
+    shown.write_text("mini")
+    age_other_table(tmp_path / "mini", shown)
+    assert shown.stat().st_mtime > 0
+    shown.write_text("smoke")
+    age_other_table(tmp_path / "mini", shown)
+    assert shown.stat().st_mtime == 0 and shown.read_text() == "smoke"
+    age_other_table(tmp_path / "none", tmp_path / "no_table.csv")

@@ -105,12 +105,20 @@ def test_warnings_are_said_once_and_again_at_the_end(run: Run) -> None:
     run.wrote("iapo", "warning: the disk is full")
     assert run.after(5).finished(1)[:-1] == ["warning: late"]
     assert run.after(5).finished(2)[:-1] == []
-    assert run.output.closed()[:-1] == ["Warned of:", "- the disk is full", "- late"]
+    assert run.output.closed()[:-1] == ["Warned of:", "- the disk is full (2 times)", "- late"]
+
+
+def test_a_warning_with_other_numbers_is_the_same(run: Run) -> None:
+    run.start(1, "trm")
+    first = run.output.warned(["step 16: no row for 1 of 44 calls (2.5 %)", "step 3: groups all equal"])
+    assert first == ["warning: step 16: no row for 1 of 44 calls (2.5 %)", "warning: step 3: groups all equal"]
+    assert run.output.warned(["step 21: no row for 1 of 9 calls (11 %)"]) == []
+    assert "- step 16: no row for 1 of 44 calls (2.5 %) (2 times)" in run.output.closed()
 
 
 def test_many_and_long_warnings_do_not_fill_the_end(run: Run) -> None:
     run.start(1, "trm")
-    run.output.warned([f"{number} {'word ' * 50}" for number in range(25)])
+    run.output.warned([f"{chr(ord('a') + number)} {'word ' * 50}" for number in range(25)])
     closed = run.output.closed()
     assert len(closed) == 13 and closed[11] == "- and 15 more, above"
     assert max(map(len, closed)) <= 102

@@ -32,6 +32,9 @@ def test_a_damaged_list_of_missed_calls_is_named_with_its_line(tmp_path: Path, d
         call_sampling.read_misses([tmp_path])
     path.write_text(f"{whole}\n")
     assert call_sampling.read_misses([tmp_path]) == {"k": []}
+    path.unlink()
+    with pytest.raises(call_sampling.MissesError, match=r"misses\.jsonl: found no file.*bring it back from a copy"):
+        call_sampling.read_misses([tmp_path])
 
 
 def test_a_call_on_the_right_labels_by_a_tool_that_fails_is_not_right(

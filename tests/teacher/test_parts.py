@@ -3,6 +3,7 @@
 import json
 import runpy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,7 +95,9 @@ def make(cache: Path, teacher: tuple[Any, Any], data: Path) -> None:
     teacher_pass = TeacherPass(*teacher, CONFIG, CacheWriter(cache, "f"))
     teacher_pass.run(examples)
     keys = teacher_pass.keys(examples)
-    teacher_pass.fill(examples, {keys[name]: each for name, each in made.items()}, TeacherCache(cache))
+    asked = {keys[name]: each for name, each in made.items()}
+    teacher_pass.drop_other_students(examples, asked)
+    teacher_pass.fill(examples, asked, TeacherCache(cache))
 
 
 def make_parts(folder: Path, count: int, teacher: Any, prompts: list[Example], calls: list[SampledCall]) -> Path:
@@ -265,3 +268,37 @@ def test_the_jobs_cut_and_join(tmp_path: Path, data_root: Path, tiny: Any, calls
     assert stats["prompts"] == len(whole) and stats["rows"] == sum(len(TeacherCache(cache)) for cache in caches)
     record = json.loads(joined.with_name("main.run.json").read_text())
     assert "main/manifest.json" in record["outputs"] and record["facts"]["rows"] == stats["rows"]
+
+
+def test_a_fill_computes_its_own_damaged_shard_again_and_copies_the_original_s(
+    tmp_path: Path, tiny: Any, trained_looking: Any, prompts: list[Example], calls: list[SampledCall]
+) -> None:
+    teacher = (trained_looking, tiny[1])
+    cache, filled = make_parts(tmp_path, 1, teacher, prompts, calls), tmp_path / "filled"
+    key = TeacherCache(cache).prompts[0]
+    missed = {key: [ToolCall("focus_on_columns_with_mask", ("no such column",))]}
+
+    def fill() -> int:
+        return build_cache.fill_copy(cache, filled, teacher, prompts, missed, CONFIG)
+
+    assert fill() == 1
+    whole, original = table(TeacherCache(filled)), TeacherCache(cache).shards
+    (added,) = set(TeacherCache(filled).shards) - set(original)
+    for name, again in ((added, 1), (next(iter(original)), 1), ("none", 0)):
+        (filled / name).write_bytes(b"damaged")
+        assert fill() == again and table(TeacherCache(filled)) == whole
+
+
+def test_the_calls_of_earlier_students_leave_no_trace(
+    tmp_path: Path, tiny: Any, trained_looking: Any, prompts: list[Example], calls: list[SampledCall]
+) -> None:
+    teacher, cache = (trained_looking, tiny[1]), tmp_path / "cache"
+    other = [ToolCall("focus_on_columns_with_mask", (next(iter(each.figure.boxes["columns"])),)) for each in prompts]
+    now = [replace(call, text=render_call(made)) for call, made in zip(calls, other, strict=True)]
+    for name, sampled in (("before", calls), ("now", now)):
+        write_part(tmp_path / name, prompts, SETS, sampled, {})
+    for data in ("before", "now"):
+        make(cache, teacher, tmp_path / data)
+    make(tmp_path / "fresh", teacher, tmp_path / "now")
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (cache, tmp_path / "fresh")]
+    assert files[0] == files[1]

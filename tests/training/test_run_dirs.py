@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +14,8 @@ from baselines import METHODS
 from baselines.run import TrainingJob, reset_run_dir
 from iapo.config.declared import declare, with_value
 from iapo.config.schema import Config
-from iapo.training.checkpoints import drop_checkpoints
+from iapo.training.checkpoints import drop_checkpoints, metrics_file
+from iapo.training.finished import keep_policy, take_back
 
 CONFIG = Config(profile="test")
 SETTINGS = declare(CONFIG, *METHODS["iapo"].settings_read)
@@ -108,9 +111,56 @@ def test_a_damaged_identity_is_another_run(job: TrainingJob, content: bytes, cap
 def test_what_a_finished_run_needs_no_more_is_deleted_and_its_figures_kept(tmp_path: Path) -> None:
     trial = tmp_path / "weight_0.5"
     for run in (tmp_path, trial):
-        for name in ("checkpoints/checkpoint-2/model", "average", "model", "rollouts"):
+        for name in ("checkpoints/checkpoint-2/model", "average", "model", "rollouts", "finished"):
             (run / name).mkdir(parents=True)
         (run / "metrics.jsonl").write_text("")
     drop_checkpoints(tmp_path)
-    for run in (tmp_path, trial):
-        assert {path.name for path in run.iterdir()} - {trial.name} == {"rollouts", "metrics.jsonl"}
+    assert {path.name for path in tmp_path.iterdir()} == {"rollouts", "metrics.jsonl", "finished", trial.name}
+    assert {path.name for path in trial.iterdir()} == {"rollouts", "metrics.jsonl"}
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> tuple[Path, Path]:
+    run_dir, output = tmp_path / "work", tmp_path / "model"
+    metrics_file(run_dir).append({"step": 1, "reward": 0.5})
+    output.mkdir()
+    for name in ("model.safetensors", "tokenizer.json"):
+        (output / name).write_text(name)
+    keep_policy(run_dir, output)
+    return run_dir, output
+
+
+def test_a_finished_policy_is_taken_back_and_takes_no_room_twice(finished: tuple[Path, Path]) -> None:
+    run_dir, output = finished
+    assert (output / "tokenizer.json").stat().st_nlink == 2
+    # What a job that is given again finds: Snakemake has removed its outputs, and checkpoints are gone.
+    shutil.rmtree(output)
+    drop_checkpoints(run_dir)
+    assert take_back(run_dir, output)
+    assert {path.name: path.read_text() for path in output.iterdir()} == {
+        name: name for name in ("model.safetensors", "tokenizer.json")
+    }
+    assert [row["step"] for row in metrics_file(run_dir).rows()] == [1]
+
+
+def test_what_is_damaged_is_not_taken_back(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    run_dir, output = finished
+    # In place, so that both names have the damaged bytes.
+    (output / "model.safetensors").write_text("model.safetensorS")
+    assert not take_back(run_dir, tmp_path / "other") and not (tmp_path / "other").exists()
+    (output / "model.safetensors").write_text("model.safetensors")
+    assert take_back(run_dir, tmp_path / "other")
+    (run_dir / "metrics.jsonl").write_text('{"step": 1, "reward": 0.6}\n')
+    assert not take_back(run_dir, output)
+    assert not take_back(tmp_path / "none", output)
+
+
+def test_without_links_a_run_goes_on_without_a_second_name(
+    finished: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    keep_policy(tmp_path / "another", finished[1])
+    assert not (tmp_path / "another/finished").exists() and not take_back(tmp_path / "another", finished[1])

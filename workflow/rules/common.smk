@@ -33,7 +33,7 @@ from iapo.artifacts.run_record import RecordError
 from iapo.config.declared import declare
 from iapo.jobs.clock import settle_future_files
 from iapo.hub.files import HubError
-from iapo.jobs.copied_results import restore_metadata
+from iapo.jobs.copied_results import age_other_table, restore_metadata
 from iapo.jobs.places import (
     check_clone,
     quote_interpreter,

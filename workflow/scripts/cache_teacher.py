@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from iapo.artifacts.files import exclusive, write_json
+from iapo.artifacts.files import exclusive_beside, write_json
 from iapo.jobs.workflow_job import job
 
 snakemake: Any
@@ -33,7 +33,7 @@ with job(snakemake) as run:
         snakemake.params.code,
         config.hardware.precision,
     )
-    with exclusive(cache):
+    with exclusive_beside(cache):
         try:
             if (cache / "manifest.json").exists() and read_manifest(cache)["fingerprint"] != address:
                 raise CacheError(f"{cache} is of another teacher or other settings")
@@ -51,6 +51,8 @@ with job(snakemake) as run:
             keys[example]: [call for one in sampled for call in one.get(example, [])]
             for example in {name for one in sampled for name in one}
         }
+        if teacher.drop_other_students(examples, made):
+            run.log.info("the calls of other students than before are attributed afresh")
         teacher.fill(examples, made, TeacherCache(cache))
     stats = cache_stats(cache)
     write_json(Path(snakemake.output.stats), stats)

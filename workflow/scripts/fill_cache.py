@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from iapo.artifacts.files import exclusive, write_json
+from iapo.artifacts.files import exclusive_beside, write_json
 from iapo.jobs.workflow_job import job
 
 snakemake: Any
@@ -23,7 +23,7 @@ with job(snakemake) as run:
     teacher = load_to_run(weights.parent, config)
     examples = training_prompts(read_split(manifest.parent, "train", config.train.sets), config.train.prompts_per_set)
     cache, filled = directory_beside(Path(snakemake.input.stats)), directory_beside(Path(snakemake.output.stats))
-    with exclusive(filled.with_name(f".{filled.name}")):
+    with exclusive_beside(filled):
         added = fill_copy(cache, filled, teacher, examples, queue, config)
     stats = cache_stats(filled)
     write_json(Path(snakemake.output.stats), stats)

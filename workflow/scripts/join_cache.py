@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from iapo.artifacts.files import directory_beside, exclusive, write_json
+from iapo.artifacts.files import directory_beside, exclusive_beside, write_json
 from iapo.jobs.workflow_job import job
 
 snakemake: Any
@@ -15,7 +15,7 @@ with job(snakemake) as run:
 
     parts = [Path(path) for path in snakemake.input.parts]
     joined = directory_beside(Path(snakemake.output.stats))
-    with exclusive(joined.with_name(f".{joined.name}")):
+    with exclusive_beside(joined):
         join_caches([directory_beside(part) for part in parts], joined)
     stats = cache_stats(joined)
     write_json(Path(snakemake.output.stats), stats)

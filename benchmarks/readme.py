@@ -50,6 +50,11 @@ _QUOTED = (
 )
 """Page in ``docs/``, name of its block, and the checked-in page in ``results/reference/`` that the block shows."""
 
+_FORMS = ("Settings by dev accuracy", "Against the matched control")
+"""What docs/flat_groups.md shows of the page that compares forms of the reward."""
+
+_NONE = "No finished run is checked in yet."
+
 
 def marks(block: str) -> tuple[str, str]:
     """Return the comments before and after a block of this name."""
@@ -118,8 +123,20 @@ def with_power(text: str, contrasts: pd.DataFrame, cost: pd.DataFrame) -> str:
 def quoted(reference: Path) -> str:
     """Return a checked-in page as part of another one: its headings two levels deeper, and that there is none if so."""
     if not reference.exists():
-        return "No finished run is checked in yet."
+        return _NONE
     return re.sub("^#", "###", reference.read_text().strip(), flags=re.MULTILINE)
+
+
+def forms_block(reference: Path) -> str:
+    """Return the tables in which a checked-in page compares forms of the reward, or that there is none.
+
+    Args:
+        reference: page of a study with the settings of ``config/presets/sparse_forms.yaml``.
+    """
+    if not reference.exists():
+        return _NONE
+    text = reference.read_text()
+    return "\n\n".join(f"### {title}\n{section(text, title)}" for title in _FORMS)
 
 
 def section(page: str, title: str) -> str:
@@ -153,6 +170,8 @@ def pages(reference: Path = REFERENCE) -> dict[Path, str]:
         found[page] = between_marks(text, *marks(block), quoted(reference.parent / source))
     page = ROOT / "docs/sparse.md"
     found[page] = between_marks(found[page], *marks("time"), cost_sentence("sparse", reference.parent))
+    page = ROOT / "docs/flat_groups.md"
+    found[page] = between_marks(page.read_text(), *marks("forms"), forms_block(reference.parent / "sparse_forms.md"))
     page = ROOT / "docs/hints.md"
     found[page] = page.read_text()
     for block, profile in (("without thoughts", "mechanism"), ("with thoughts", "mechanism_thought")):

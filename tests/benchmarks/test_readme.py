@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from scipy.stats import norm, t, ttest_1samp
+from scipy.stats import norm, ttest_1samp
 
 from benchmarks.power_curve import power_curve
 from benchmarks.readme import (
@@ -15,6 +15,7 @@ from benchmarks.readme import (
     REFERENCE,
     RESULTS,
     audited,
+    forms_block,
     main,
     marks,
     pages,
@@ -30,7 +31,7 @@ from iapo.config.schema import load_config
 
 def test_every_page_has_the_results_that_are_checked_in() -> None:
     found = pages()
-    names = {"README.md", "results.md", "ablations.md", "audit.md", "sparse.md", "hints.md"}
+    names = {"README.md", "results.md", "ablations.md", "audit.md", "sparse.md", "flat_groups.md", "hints.md"}
     assert {path.name for path in found} == names
     assert [str(path) for path, text in found.items() if path.read_text() != text] == []
 
@@ -76,24 +77,23 @@ def test_more_runs_cost_in_proportion_and_find_what_a_simulation_finds() -> None
     runs = rng.standard_normal(6)
     # A deviation of six runs is low by a twentieth on average.
     by_seed = " ".join(f"{0.95 * spread * value / runs.std(ddof=1):.6f}" for value in runs)
-    half = t.ppf(0.975, 5) * 0.95 * spread / np.sqrt(6)
-    contrasts = pd.DataFrame([{"method": "a", "baseline": "b", "low": -half, "high": half, "by_seed": by_seed}])
+    told = {"by_seed": by_seed, "run_sd": 0.95 * spread, "items_error": 0.0}
+    contrasts = pd.DataFrame([{"method": "a", "baseline": "b", **told}])
     hours = {"a": 0.3, "b": 0.3, "cold starts": 0.4, "teachers": 0.1, "teacher cache": 0.2, "evaluation": 0.3}
     counts = {"cold starts": 8, "teachers": 2}
     cost = pd.DataFrame([{"what": what, "hours": h, "runs": counts.get(what, 6)} for what, h in hours.items()])
     curve = power_curve(contrasts, cost, [6, 12]).set_index("runs")
-    # Now all hours over two cores; then twice the runs and the students' six cold starts, and the teachers as they are.
+    # Now all hours over two cores; then twice the runs and the students' six cold starts, whose calls are cached, and
+    # the teachers as they are.
     assert curve.loc[6, "minutes"] == pytest.approx(60 * 1.6 / 2)
-    assert curve.loc[12, "minutes"] == pytest.approx(60 * (2 * 0.9 + 0.4 * 14 / 8 + 0.3) / 2)
+    assert curve.loc[12, "minutes"] == pytest.approx(60 * (2 * 1.1 + 0.4 * 14 / 8 + 0.1) / 2)
     for n in (6, 12):
         samples = curve.loc[n, "a − b"] + spread * rng.standard_normal((20_000, n))
         found = (ttest_1samp(samples, 0, axis=1).pvalue < 0.05).mean()
         assert found == pytest.approx(0.8, abs=0.03)
     # What the questions add stays, however many runs there are.
-    wider = contrasts.assign(low=-2 * half, high=2 * half)
-    floor = np.sqrt(3) * half / t.ppf(0.975, 5)
-    (many,) = power_curve(wider, cost, [10_000])["a − b"]
-    assert many == pytest.approx((norm.ppf(0.975) + norm.ppf(0.8)) * floor, rel=0.01)
+    (many,) = power_curve(contrasts.assign(items_error=0.03), cost, [10_000])["a − b"]
+    assert many == pytest.approx((norm.ppf(0.975) + norm.ppf(0.8)) * 0.03, rel=0.01)
 
 
 def test_the_curve_agrees_with_the_table_at_the_table_s_own_number_of_runs() -> None:
@@ -133,6 +133,16 @@ def test_a_section_of_a_page_is_what_stands_below_its_heading() -> None:
     assert section(page, "Two") == "| b |" and section(page, "Three") == "c"
     with pytest.raises(ValueError, match=r"no heading 'Four', expected one of \['One'"):
         section(page, "Four")
+
+
+def test_of_the_forms_only_the_tables_that_compare_them_are_shown(tmp_path: Path) -> None:
+    page = tmp_path / "sparse_forms.md"
+    assert forms_block(page) == "No finished run is checked in yet."
+    page.write_text("# Sparse\nlong\n### Against the matched control\n| b |\n### Settings by dev accuracy\n| a |\n")
+    assert forms_block(page) == ("### Settings by dev accuracy\n| a |\n\n### Against the matched control\n| b |")
+    page.write_text("# Sparse\n### Against the matched control\n| b |\n")
+    with pytest.raises(ValueError, match="no heading 'Settings by dev accuracy'"):
+        forms_block(page)
 
 
 def test_an_audit_is_taken_with_the_tables_and_shown(tmp_path: Path) -> None:

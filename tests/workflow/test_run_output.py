@@ -105,7 +105,7 @@ def test_a_line_a_job_and_no_noise(folder: Path) -> None:
     expected = {"trained trm, seed 0", "trained iapo, seed 0", "put the table into results/"}
     assert {line[6:] for line in told[:3]} == expected
     assert lines.count("warning: the cache is cold") == 1 and lines.count("| table |") == 1
-    assert lines[-3:-1] == ["Warned of:", "- the cache is cold"] and lines[-1].startswith("Done: 4 jobs in ")
+    assert lines[-3:-1] == ["Warned of:", "- the cache is cold (2 times)"] and lines[-1].startswith("Done: 4 jobs in ")
     assert len(lines) == 10, lines
     log = (folder / "results/test/logs/train/trm.log").read_text().splitlines()
     assert {"noise of another process", "noise", "noise of a library", "warning: the cache is cold"} <= set(log)

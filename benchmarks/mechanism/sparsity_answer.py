@@ -109,11 +109,12 @@ def _other_scalings(study: SparseStudy, harm: pd.Series) -> list[pd.Series]:
         weights = {cell.name: 1.0, base.name: -1.0, harm["name"]: -1.0, harm["baseline"]: 1.0}
         changed[setting] = study.contrast(weights)
     adjusted = holm([found.p for found in changed.values()])
-    return [
-        pd.Series({"setting": setting, "delta": found.delta, "low": found.low, "high": found.high, "verdict": words})
-        for (setting, found), p in zip(changed.items(), adjusted, strict=True)
-        for words in [verdict(found, p, level=statistics.level, margin=statistics.margin)]
-    ]
+    changes = []
+    for (setting, found), p in zip(changed.items(), adjusted, strict=True):
+        words = verdict(found, p, level=statistics.level, margin=statistics.margin)
+        facts = {"setting": setting, "delta": found.delta, "low": found.low, "high": found.high, "verdict": words}
+        changes.append(pd.Series(facts))
+    return changes
 
 
 def control_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:

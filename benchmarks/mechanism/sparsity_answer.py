@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from benchmarks.mechanism.oracle_share import ORACLE, TOO_UNCERTAIN, oracle_share
 from benchmarks.mechanism.sparsity import SparseStudy
-from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE, PRIMARY
+from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, PRIMARY
 from benchmarks.stats.multiplicity import holm
+from benchmarks.stats.ratio import Ratio
 from benchmarks.stats.verdicts import CANNOT_TELL, verdict
-from iapo.config.variants import Cell
 
 
 def answer(study: SparseStudy, contrasts: pd.DataFrame) -> list[str]:
@@ -25,6 +26,7 @@ def answer(study: SparseStudy, contrasts: pd.DataFrame) -> list[str]:
     parts = [
         oracle_sentence(study, contrasts),
         primary_sentence(contrasts),
+        share_sentence(study, contrasts),
         harm_sentence(study, contrasts),
         control_sentence(study, contrasts),
         constant_sentence(contrasts),
@@ -55,6 +57,22 @@ def primary_sentence(contrasts: pd.DataFrame) -> str:
         said = "; ".join(f"`{row['start']}` {_points(row)}, {row['verdict']}" for _, row in found.iterrows())
         parts.append(f"`{method}` against `{against}`, averaged over the scalings: {said}.")
     return " ".join(parts)
+
+
+def share_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
+    """Say how much of the oracle's gain over the outcome alone the studied method has at each start."""
+    alone = contrasts["against"] == study.config.statistics.reference_method
+    rows = contrasts[(contrasts["role"] == PRIMARY) & alone & (contrasts["method"] == study.subject)]
+    shares = {row["start"]: oracle_share(study, row, contrasts) for _, row in rows.iterrows()}
+    if all(isinstance(share, str) and share != TOO_UNCERTAIN for share in shares.values()):
+        return ""
+    said = "; ".join(
+        f"`{start}` {'–' if share != TOO_UNCERTAIN else share}"
+        if isinstance(share, str)
+        else f"`{start}` {_share(share)}"
+        for start, share in shares.items()
+    )
+    return f"Of the oracle's gain `{study.subject}` has, averaged over the scalings: {said}."
 
 
 def harm_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
@@ -126,14 +144,7 @@ def control_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
     tried = f"{len(rows)} pairs of setting and start"
     against = f"its matched control (`{next(iter(study.controls.values()))}`)"
     if better.empty and worse.empty:
-        width = 100 * (rows["high"] - rows["low"]).median() / 2
-        equal = rows["verdict"].str.startswith("equivalent").sum()
-        blind = (rows["verdict"] == CANNOT_TELL).sum()
-        untold = f"{blind} where this world cannot tell, " if blind else ""
-        return (
-            f"No form of the reward is found better than {against}, in {tried} ({equal} equivalent, {untold}the others "
-            f"inconclusive, median ±{width:.1f} points)."
-        )
+        return f"No form of the reward is found better than {against}, in {tried} ({_found_nothing(rows)})."
     parts = [
         f"{word} in {len(found)} ({'; '.join(_pair(study, row, contrasts) for _, row in found.iterrows())})"
         for word, found in (("better", better), ("worse", worse))
@@ -142,23 +153,24 @@ def control_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
     return f"Of {tried}, {study.subject} is, corrected for their number, {' and '.join(parts)} than {against}."
 
 
+def _found_nothing(rows: pd.DataFrame) -> str:
+    """How many of some comparisons are equivalent, how many cannot tell, and how wide the rest are."""
+    equal = rows["verdict"].str.startswith("equivalent")
+    blind = rows["verdict"] == CANNOT_TELL
+    open_rows = rows[~equal & ~blind]
+    parts = [f"{equal.sum()} equivalent"]
+    if blind.any():
+        parts.append(f"{blind.sum()} where this world cannot tell")
+    if len(open_rows):
+        width = 100 * (open_rows["high"] - open_rows["low"]).median() / 2
+        parts.append(f"{len(open_rows)} inconclusive, by a median of ±{width:.1f} points")
+    return ", ".join(parts)
+
+
 def _pair(study: SparseStudy, row: pd.Series, contrasts: pd.DataFrame) -> str:
-    share = _share_of_oracle(study, row, contrasts)
-    return f"`{row['setting']}` at `{row['start']}`: {_points(row)}{share}"
-
-
-def _share_of_oracle(study: SparseStudy, row: pd.Series, contrasts: pd.DataFrame) -> str:
-    """The gain over the control as a share of the oracle's over the outcome alone; empty where that is not found."""
-    oracle = study.cell(study.config.statistics.oracle, row["setting"], row["start"])
-    base = study.outcome_alone(Cell(row["method"], row["setting"], row["start"]))
-    if oracle is None or base is None:
-        return ""
-    gain = contrasts[(contrasts["name"] == oracle.name) & (contrasts["baseline"] == base.name)]
-    if list(gain["verdict"]) != ["better"]:
-        return ""
-    whole = {oracle.name: 1.0, base.name: -1.0}
-    share = study.share_of({row["name"]: 1.0, row["baseline"]: -1.0}, whole)
-    return f", {share.value:.0%} of the oracle's gain"
+    share = oracle_share(study, row, contrasts)
+    of_oracle = "" if isinstance(share, str) else f", {_share(share)} of the oracle's gain"
+    return f"`{row['setting']}` at `{row['start']}`: {_points(row)}{of_oracle}"
 
 
 def constant_sentence(contrasts: pd.DataFrame) -> str:
@@ -174,6 +186,10 @@ def constant_sentence(contrasts: pd.DataFrame) -> str:
         f"A penalty without differences is {row['verdict']} than the outcome alone ({_points(row)}), which it cannot "
         "be: do not trust the other verdicts."
     )
+
+
+def _share(share: Ratio) -> str:
+    return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]".replace("-", "−")
 
 
 def _points(row: pd.Series) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.mechanism.oracle_share import ORACLE, WIDEST
 from benchmarks.mechanism.sparsity import EARLY_STEPS, SparseStudy
-from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, ORACLE, OUTCOME, settings_table
+from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, OUTCOME, settings_table
 from benchmarks.tables.render import NOTHING, interval, number, percent
 
 TITLE = "## Where right calls are rare"
@@ -17,9 +18,6 @@ GLANCE = "At a glance"
 
 _SCALED = {"group": "scaled per group", "batch": "scaled per batch", "none": "not scaled"}
 """``train.scale_rewards`` → what is said of the advantage."""
-
-_WIDEST_SHARE = 3.0
-"""Width of a share's interval beyond which it says nothing: the whole of the oracle's gain is 1."""
 
 
 def page(
@@ -46,8 +44,8 @@ def page(
             f"### {GLANCE}",
             "",
             f"Points over the outcome alone from the same start, with {statistics.level:.0%} intervals. Right calls: "
-            f"percent of sampled calls before training. `{statistics.oracle}`, the oracle, knows the right call (mean "
-            "over the scalings of the advantage). Bold: found better or worse.",
+            f"percent of sampled turns before training whose call is right. `{statistics.oracle}`, the oracle, knows "
+            "the right call (mean over the scalings of the advantage). Bold: found better or worse.",
             "",
             _markdown(_shown_gains(study, contrasts)),
             "",
@@ -89,7 +87,7 @@ def page(
             f"corrected for the number of starts. {study.subject}'s under scaling per group, and all others, are "
             "corrected for the number of their kind (Holm). *Equivalent* is tested at 5 % each.",
             "- Share of the oracle's gain: in percent, with Fieller's interval; only where the oracle is found better. "
-            f"Too uncertain: an interval wider than {_WIDEST_SHARE:.0%}.",
+            f"Too uncertain: an interval without an end, or wider than {WIDEST:.0%}.",
             "",
         ]
     )
@@ -112,14 +110,16 @@ def _shown_gains(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFrame:
 
 
 def _gains_in_words(study: SparseStudy, contrasts: pd.DataFrame) -> str:
-    """Where the oracle wins, and where the studied method wins and loses."""
+    """Where the oracle wins and where it cannot tell, and where the studied method wins and loses."""
     oracle, subject = contrasts[contrasts["role"] == ORACLE], _gains_by_scaling(study, contrasts)
     won = oracle.loc[oracle["verdict"] == "better", "start"]
     everywhere = len(won) == len(study.starts)
     at = "at every start" if everywhere else f"at {_listed(won)}" if len(won) else "nowhere"
     found = {word: _places(study, subject[subject["verdict"] == word]) for word in ("better", "worse")}
+    lost = [start for start in study.starts if start not in set(won)]
+    blind = f" At {_listed(lost)} this world cannot tell." if lost else ""
     return (
-        f"The oracle wins {at}. `{study.subject}` wins {found['better'] or 'nowhere'}, and loses "
+        f"The oracle wins {at}.{blind} `{study.subject}` wins {found['better'] or 'nowhere'}, and loses "
         f"{found['worse'] or 'nowhere'}."
     )
 
@@ -150,7 +150,7 @@ def _sections(study: SparseStudy, cells: pd.DataFrame) -> list[str]:
     for start in study.starts:
         shown = pd.DataFrame([_shown_cell(row) for row in cells[cells["start"] == start].to_dict("records")])
         rate = percent(study.right_rate(start))
-        lines += [f"### From `{start}`: {rate} % of sampled calls are right", "", _markdown(shown), ""]
+        lines += [f"### From `{start}`: {rate} % of sampled turns call what is right", "", _markdown(shown), ""]
     return lines
 
 
@@ -187,11 +187,9 @@ def _shown_cell(row: Mapping[Hashable, Any]) -> dict[str, str]:
 
 def _shown_share(row: Mapping[Hashable, Any]) -> str:
     """The share with its interval, or a dash and why there is none."""
-    reason, low, high = row["oracle_share_reason"], row["oracle_share_low"], row["oracle_share_high"]
-    if not reason and high - low > _WIDEST_SHARE:
-        reason = "too uncertain"
+    reason = row["oracle_share_reason"]
     if not reason:
-        return interval(row["oracle_share"], low, high)
+        return interval(row["oracle_share"], row["oracle_share_low"], row["oracle_share_high"])
     return NOTHING if reason.startswith("it is") else f"{NOTHING} ({reason})"
 
 

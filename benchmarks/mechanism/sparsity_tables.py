@@ -9,19 +9,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from benchmarks.mechanism.oracle_share import AVERAGED, ORACLE, Pairs, oracle_share, pairs_of, weights_of
 from benchmarks.mechanism.sparsity import SparseStudy
 from benchmarks.stats.multiplicity import bonferroni, fixed_sequence, holm
+from benchmarks.stats.ratio import Ratio
 from benchmarks.stats.verdicts import CANNOT_TELL, verdict
 from benchmarks.tables.training import area_under, steps_to
 from iapo.config.variants import Cell
 
-ORACLE, PRIMARY, HARM, OUTCOME, CONTROL = "oracle", "primary", "harm", "outcome", "control"
-"""What a contrast is for. Declared beforehand: does the oracle win at a start, and do the declared comparisons, each
-averaged over the scalings; does scaling per group harm the studied method at a start. Besides: any other cell against
-the outcome alone; a method against its matched control."""
-
-AVERAGED = "averaged"
-"""In place of a setting: the mean over the scalings."""
+PRIMARY, HARM, OUTCOME, CONTROL = "primary", "harm", "outcome", "control"
+"""What a contrast is for, beside :data:`~benchmarks.mechanism.oracle_share.ORACLE`. Declared beforehand: does the
+oracle win at a start, and do the declared comparisons, each averaged over the scalings; does scaling per group harm the
+studied method at a start. Besides: any other cell against the outcome alone; a method against its matched control."""
 
 Row = dict[str, object]
 
@@ -114,17 +113,15 @@ def _declared(study: SparseStudy) -> list[tuple[str, str, str]]:
 
 def _averaged(study: SparseStudy, start: str, method: str, against: str, role: str) -> Row | None:
     """Compare two methods at a start by the mean over the scalings, under which both have runs: every run counts."""
-    sides = [(study.cell(method, name, start), study.cell(against, name, start)) for name in study.scalings]
-    pairs = [(cell, base) for cell, base in sides if cell and base]
+    pairs = pairs_of(study, method, against, AVERAGED, start)
     if not pairs:
         return None
     return _row(study, pairs, Cell(method, AVERAGED, start), Cell(against, AVERAGED, start), role)
 
 
-def _row(study: SparseStudy, pairs: Sequence[tuple[Cell, Cell]], cell: Cell, base: Cell, role: str) -> Row:
+def _row(study: SparseStudy, pairs: Pairs, cell: Cell, base: Cell, role: str) -> Row:
     """One comparison: the mean of the pairs' differences, under the names of what they stand for."""
-    each = 1 / len(pairs)
-    found = study.contrast({one.name: each for one, _ in pairs} | {other.name: -each for _, other in pairs})
+    found = study.contrast(weights_of(pairs))
     return {
         "name": cell.name,
         "baseline": base.name,
@@ -168,11 +165,10 @@ def cells_table(study: SparseStudy, contrasts: pd.DataFrame) -> pd.DataFrame:
         that did not get there); ``dev_area``; ``accuracy`` and its runs' values; ``delta`` to ``delta_high`` and
         ``verdict`` against the outcome alone; ``oracle_share`` with its interval, or nan and ``oracle_share_reason``.
     """
-    against_outcome = contrasts[contrasts["role"].isin([OUTCOME, HARM])].set_index("name")
-    return pd.DataFrame([_cell_row(study, cell, against_outcome) for cell in study.cells])
+    return pd.DataFrame([_cell_row(study, cell, contrasts) for cell in study.cells])
 
 
-def _cell_row(study: SparseStudy, cell: Cell, against: pd.DataFrame) -> Row:
+def _cell_row(study: SparseStudy, cell: Cell, contrasts: pd.DataFrame) -> Row:
     term, runs = study.term(cell.name), study.accuracy_by_seed(cell.name)
     row: Row = {
         "name": cell.name,
@@ -187,11 +183,12 @@ def _cell_row(study: SparseStudy, cell: Cell, against: pd.DataFrame) -> Row:
         "accuracy": float(np.mean(runs)),
         "accuracy_by_seed": " ".join(f"{value:.4f}" for value in runs),
     }
-    if cell.name not in against.index:
+    against_outcome = contrasts[contrasts["role"].isin([OUTCOME, HARM]) & (contrasts["name"] == cell.name)]
+    if against_outcome.empty:
         return row | _no_share("it is the outcome alone")
-    found = against.loc[cell.name]
+    (_, found), *_ = against_outcome.iterrows()
     row |= {"delta": found["delta"], "delta_low": found["low"], "delta_high": found["high"]}
-    return row | {"verdict": found["verdict"]} | _oracle_share(study, cell, str(found["baseline"]), against)
+    return row | {"verdict": found["verdict"]} | _share_columns(oracle_share(study, found, contrasts))
 
 
 def settings_table(study: SparseStudy, cells: pd.DataFrame) -> pd.DataFrame:
@@ -237,17 +234,10 @@ def _learning(study: SparseStudy, name: str) -> Row:
     }
 
 
-def _oracle_share(study: SparseStudy, cell: Cell, baseline: str, against: pd.DataFrame) -> Row:
-    """What a cell gains as a share of what the oracle gains in the same setting from the same start."""
-    oracle = study.cell(study.config.statistics.oracle, cell.setting, cell.start)
-    if oracle is None:
-        return _no_share("no oracle in this setting")
-    if oracle == cell:
-        return _no_share("it is the oracle")
-    gain = against.loc[oracle.name]
-    if gain["verdict"] != "better":
-        return _no_share("the oracle is not found better")
-    share = study.share_of({cell.name: 1.0, baseline: -1.0}, {oracle.name: 1.0, baseline: -1.0})
+def _share_columns(share: Ratio | str) -> Row:
+    """Columns of a share of the oracle's gain, or of why there is none."""
+    if isinstance(share, str):
+        return _no_share(share)
     found = {"oracle_share": share.value, "oracle_share_low": share.low, "oracle_share_high": share.high}
     return found | {"oracle_share_reason": ""}
 

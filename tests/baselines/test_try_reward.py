@@ -36,8 +36,8 @@ def call(label: str) -> list[dict[str, Any]]:
 
 def test_the_auc_is_over_the_rollouts_of_one_prompt() -> None:
     def term(completions: list[Any], **_: Any) -> list[float | None]:
-        # Right calls get more in group a; the offset of group b, where one is right, must not count.
-        return [1.0, 0.5, 0.0, -5.0, -4.0, None]
+        # Right calls get more in both groups; the offset of group b must not count.
+        return [1.0, 0.5, 0.0, -4.0, -5.0, None]
 
     recorder = Recorder()
     method = recorder.listen(replace(METHODS["vtool_r1"], rewards=lambda config: [RewardTerm(term, 0.5, "flat")]))
@@ -46,7 +46,7 @@ def test_the_auc_is_over_the_rollouts_of_one_prompt() -> None:
     turns = [call("x"), call("y"), call("y"), call("x"), call("y"), call("x")]
     columns = {"focus_labels": [["x"]] * 6, "call_status": ["executed"] * 6, "example_id": list("aaabbb")}
     values = heard.function(completions=turns, **columns)
-    assert values[0] == 1.0 and recorder.auc("term") == 0.5
+    assert values[0] == 1.0 and recorder.auc("term") == 1.0
 
 
 @pytest.mark.filterwarnings("ignore")

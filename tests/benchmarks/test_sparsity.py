@@ -10,6 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from benchmarks.mechanism.oracle_share import ORACLE, TOO_UNCERTAIN
 from benchmarks.mechanism.sparsity import SparseStudy
 from benchmarks.mechanism.sparsity_answer import (
     answer,
@@ -18,13 +19,13 @@ from benchmarks.mechanism.sparsity_answer import (
     harm_sentence,
     oracle_sentence,
     primary_sentence,
+    share_sentence,
 )
 from benchmarks.mechanism.sparsity_page import GLANCE, _shown_share, page
 from benchmarks.mechanism.sparsity_plots import draw
 from benchmarks.mechanism.sparsity_tables import (
     CONTROL,
     HARM,
-    ORACLE,
     PRIMARY,
     cells_table,
     contrasts_table,
@@ -207,8 +208,12 @@ def test_the_oracle_s_sentence_names_where_it_fails(
     assert "at every start: `rare` +" in oracle_sentence(harmed, contrasts)
     gains = {f"planted_penalty_{setting}_rare": -0.2 for setting in ("group", "batch")}
     blind = study(config, levels(config, planted_penalty=0.2, **gains))
-    said = oracle_sentence(blind, contrasts_table(blind))
+    contrasts = contrasts_table(blind)
+    said = oracle_sentence(blind, contrasts)
     assert "not found better than the outcome alone at `rare`, where this world therefore cannot tell" in said
+    cells = cells_table(blind, contrasts)
+    text = page(blind, answer(blind, contrasts), starts_table(blind), cells, contrasts)
+    assert "The oracle wins at `some`. At `rare` this world cannot tell. `iapo` wins" in text
 
 
 def test_declared_comparisons_are_told_start_by_start(contrasts: pd.DataFrame) -> None:
@@ -252,10 +257,42 @@ def test_cells_have_their_share_of_the_oracle_s_gain_and_their_runs(config: Conf
         len(row["accuracy_by_seed"].split()) == 2 and len(table.loc["iapo_group_rare", "steps_to_target"].split()) == 6
     )
     assert row["steps_to_target"] == "10 10" and 0.15 < row["dev_area"] < 0.5
-    wide = row.to_dict() | {"oracle_share_low": -2.0, "oracle_share_high": 1.5}
-    assert _shown_share(wide) == "– (too uncertain)" and "[" in _shown_share(row.to_dict())
+    assert "[" in _shown_share(row.to_dict())
     alone = table.loc["vtool_r1_batch_rare"]
     assert alone["oracle_share_reason"] == "it is the outcome alone" and np.isnan(alone["delta"])
+
+
+def test_a_share_follows_the_declared_oracle_and_not_each_setting_s(config: Config) -> None:
+    # Under one scaling the oracle gains nothing, so no share there has an end; averaged it wins.
+    gains = {"planted_penalty_batch_rare": 0.3, "iapo_batch_rare": 0.15}
+    found = study(config, levels(config, **gains), spread=0.003)
+    contrasts = contrasts_table(found)
+    # However many others are compared, each of which makes the correction of this one harsher.
+    contrasts.loc[contrasts["role"] == "outcome", "verdict"] = "inconclusive (±9.9 points)"
+    table = cells_table(found, contrasts).set_index("name")
+    assert table.loc["iapo_batch_rare", "oracle_share"] == pytest.approx(0.5, abs=0.1)
+    assert table.loc["iapo_group_rare", "oracle_share_reason"] == TOO_UNCERTAIN
+    assert table.loc["iapo_group_some", "oracle_share_reason"] == "the oracle is not found better"
+    assert _shown_share(table.loc["iapo_group_rare"].to_dict()) == f"– ({TOO_UNCERTAIN})"
+
+
+def test_the_averaged_share_is_told_start_by_start(config: Config) -> None:
+    found = study(config, levels(config, planted_penalty=0.2, iapo=0.1), spread=0.001)
+    said = share_sentence(found, contrasts_table(found))
+    assert said.startswith("Of the oracle's gain `iapo` has, averaged over the scalings: `rare` ")
+    shares = [int(part.split("% [")[0].split()[-1]) for part in said.split(": ")[1].split("; ")]
+    assert shares == pytest.approx([50, 50], abs=8)
+    blind = study(config, levels(config, iapo=0.1))
+    assert share_sentence(blind, contrasts_table(blind)) == ""
+
+
+def test_the_width_of_what_is_open_is_of_what_is_open(config: Config) -> None:
+    rows = pd.DataFrame(
+        [("equivalent (within ±3 points)", -0.01, 0.01), ("inconclusive (±6.0 points)", -0.06, 0.06)],
+        columns=["verdict", "low", "high"],
+    ).assign(role=CONTROL)
+    said = control_sentence(study(config, levels(config)), rows)
+    assert said.endswith("in 2 pairs of setting and start (1 equivalent, 1 inconclusive, by a median of ±6.0 points).")
 
 
 def test_settings_are_ordered_by_dev_accuracy_where_every_start_has_them(config: Config) -> None:
@@ -284,7 +321,7 @@ def test_the_page_begins_with_the_answer_and_shows_every_cell(
     text = page(harmed, answers, starts_table(harmed), table, contrasts)
     assert (
         text.split("\n\n")[1].splitlines() == "\n".join(f"- {each}" for each in answers).splitlines()
-        and len(answers) == 5
+        and len(answers) == 6
     )
     assert text.count("\n| ") >= len(table) + 13 and "nan" not in text
     glance = text.split(f"### {GLANCE}\n\n")[1].split("\n\n")[1].splitlines()

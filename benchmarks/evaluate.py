@@ -6,6 +6,7 @@ scorer.
 
 from __future__ import annotations
 
+import tempfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any, cast
@@ -47,17 +48,19 @@ def evaluate(agent: lmms, examples_of: dict[str, Path], *, method: str, seed: in
     Returns:
         One record per item, in the order of the files.
     """
-    tasks = [_task(test_set, path) for test_set, path in examples_of.items()]
-    results = simple_evaluate(
-        model=agent,
-        tasks=tasks,
-        task_manager=ChatTasks(include_path=str(TASKS), include_defaults=False),
-        bootstrap_iters=0,
-        log_samples=True,
-        process_docs_parallel=1,
-        # As on lmms-eval's command line; otherwise the two would strip reasoning from answers differently.
-        cli_args=Namespace(process_with_media=False, reasoning_tags=None),
-    )
+    # Datasets reads a copy of its own of each file. One that stays from job to job is never checked again, and could be
+    # damaged; below HOME they would pile up.
+    with tempfile.TemporaryDirectory() as copies:
+        results = simple_evaluate(
+            model=agent,
+            tasks=[_task(test_set, path, Path(copies)) for test_set, path in examples_of.items()],
+            task_manager=ChatTasks(include_path=str(TASKS), include_defaults=False),
+            bootstrap_iters=0,
+            log_samples=True,
+            process_docs_parallel=1,
+            # As on lmms-eval's command line; otherwise the two would strip reasoning from answers differently.
+            cli_args=Namespace(process_with_media=False, reasoning_tags=None),
+        )
     return [
         cast(ItemRecord, {"method": method, "seed": seed, "test_set": test_set, **sample["accuracy"]})
         for test_set in examples_of
@@ -65,8 +68,6 @@ def evaluate(agent: lmms, examples_of: dict[str, Path], *, method: str, seed: in
     ]
 
 
-def _task(test_set: str, path: Path) -> dict[str, Any]:
-    return {
-        "task": task_name(test_set),
-        "dataset_kwargs": {"data_files": {"test": str(path.resolve())}},
-    }
+def _task(test_set: str, path: Path, copies: Path) -> dict[str, Any]:
+    files = {"test": str(path.resolve())}
+    return {"task": task_name(test_set), "dataset_kwargs": {"data_files": files, "cache_dir": str(copies)}}

@@ -18,6 +18,7 @@ import pandas as pd
 
 from benchmarks.records import RecordsError, read_run
 from benchmarks.stats.components import Scores
+from iapo.artifacts.run_record import read_record
 from iapo.config.schema import Config, load_config
 from iapo.types import TEST_SETS
 
@@ -232,4 +233,4 @@ def recorded_config(folder: Path) -> Config:
     if not found:
         raise RecordsError(f"found no run record below {folder}; expected results/<profile> after an evaluation")
     newest = max(found, key=lambda path: path.stat().st_mtime)
-    return load_config(json.loads(newest.read_text())["config"])
+    return load_config(read_record(newest)["config"])

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from benchmarks.records import RecordsError
 from benchmarks.results import recorded_config
+from benchmarks.viewer.training import KeptRolloutsError
 from benchmarks.viewer.write import PAGE, TRAINING_PAGE, write_training_viewer, write_viewer
+from iapo.artifacts.run_record import RecordError
 from iapo.data.store import DataError
 
 
@@ -31,5 +33,5 @@ def main(arguments: Sequence[str] | None = None) -> str:
 if __name__ == "__main__":
     try:
         print(main())
-    except (RecordsError, DataError) as error:
+    except (RecordsError, RecordError, DataError, KeptRolloutsError) as error:
         sys.exit(f"error: {error}")

@@ -20,7 +20,8 @@ from typing import Any
 
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.file_facts import FileFacts, facts_of
-from iapo.artifacts.files import atomic_write, digest, files_below, sha256_file
+from iapo.artifacts.files import atomic_write, files_below, sha256_file
+from iapo.artifacts.seal import SEAL, is_whole, seal
 from iapo.artifacts.secrets import redacted
 from iapo.config.declared import READ
 from iapo.config.schema import Config
@@ -41,8 +42,6 @@ _PACKAGES = [
 
 
 RECORD_SUFFIX = ".run.json"
-
-_OWN_DIGEST = "record_sha256"
 
 
 class RecordError(RuntimeError):
@@ -119,7 +118,7 @@ class Job:
         }
         written = json.loads(redacted(json.dumps(record, default=str)))
         with atomic_write(path) as tmp:
-            tmp.write_text(json.dumps({**written, _OWN_DIGEST: _digest(written)}, indent=1) + "\n")
+            tmp.write_text(json.dumps(seal(written), indent=1) + "\n")
         self._started = datetime.now(UTC)
         self._clock = time.monotonic()
 
@@ -140,14 +139,22 @@ def read_record(path: Path) -> dict[str, Any]:
         record: dict[str, Any] = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise RecordError(f"{path}: expected a run record, found no JSON of one ({error}); {advice}") from None
-    expected = record.pop(_OWN_DIGEST, None)
-    if expected not in (None, _digest(record)):
+    if SEAL in record and not is_whole(record):
         raise RecordError(f"{path}: expected the run record as it was written, found another text; {advice}")
+    record.pop(SEAL, None)
     return record
 
 
-def _digest(record: Mapping[str, Any]) -> str:
-    return digest(json.dumps(record).encode())
+def recorded_facts(record: Path, file: Path) -> FileFacts | None:
+    """Return what a run record knows of a file; None if it does not list it, or is not there.
+
+    Raises:
+        RecordError: if the record is not as it was written.
+    """
+    if not record.exists():
+        return None
+    facts: FileFacts | None = read_record(record).get("outputs", {}).get(os.path.relpath(file, record.parent))
+    return facts
 
 
 def _outputs(record: Path, declared: Sequence[str]) -> dict[str, FileFacts]:

@@ -13,6 +13,9 @@ from pathlib import Path
 from iapo.artifacts.file_facts import FileFacts, difference
 from iapo.artifacts.run_record import RECORD_SUFFIX, RecordError, read_record
 
+RESULTS = "results"
+"""Folder below which every file that a job reads was made by a job, and so has a record."""
+
 _TABLES = (".csv", ".md", ".parquet")
 """A table is read alone; any other input stands for all recorded files of its folder: a manifest for the data, a
 cache's figures for its shards, weights for the model's tokenizer."""
@@ -25,14 +28,14 @@ class DamagedInputError(RuntimeError):
 def check_inputs(inputs: Iterable[Path]) -> None:
     """Check files that a job reads, and what it reads beside them, against the run records that list them.
 
-    A damaged one is renamed, so that Snakemake finds it missing and the same command makes it again. What no record
-    lists is of older code or of the project itself, and is not checked.
+    A damaged one is renamed, so that Snakemake finds it missing and the same command makes it again. One whose record
+    is gone may be whole, and stays. Files of the project itself have no record, and are not checked.
 
     Args:
         inputs: files as the rule names them.
 
     Raises:
-        DamagedInputError: for the first file that is missing or has other bytes.
+        DamagedInputError: for the first file that is missing or has other bytes, or is a result without a record.
         RecordError: for a run record that is not as it was written.
     """
     for path in inputs:
@@ -40,17 +43,30 @@ def check_inputs(inputs: Iterable[Path]) -> None:
             read_record(path)
         elif found := _record_of(path):
             _check(path, *found)
+        elif path.parts[0] == RESULTS and path.exists() and not _is_of_older_code(path):
+            raise DamagedInputError(
+                f"{path}: found no run record ({path.parent}{RECORD_SUFFIX}, or one beside it) that lists it; bring "
+                f"the record back from a copy, or remove {path}, and the same command makes both again"
+            )
 
 
 def _record_of(path: Path) -> tuple[Path, Mapping[str, FileFacts]] | None:
     """Return the record that lists a file, and all that it lists; the newest, where jobs were grouped anew."""
-    beside_folder = path.parent.parent / f"{path.parent.name}{RECORD_SUFFIX}"
-    records = [*path.parent.glob(f"*{RECORD_SUFFIX}"), *([beside_folder] if beside_folder.exists() else [])]
-    for record in sorted(records, key=lambda each: each.stat().st_mtime_ns, reverse=True):
+    for record in sorted(_records_near(path), key=lambda each: each.stat().st_mtime_ns, reverse=True):
         outputs: Mapping[str, FileFacts] = read_record(record).get("outputs", {})
         if os.path.relpath(path, record.parent) in outputs:
             return record, outputs
     return None
+
+
+def _records_near(path: Path) -> list[Path]:
+    beside_folder = path.parent.parent / f"{path.parent.name}{RECORD_SUFFIX}"
+    return [*path.parent.glob(f"*{RECORD_SUFFIX}"), *([beside_folder] if beside_folder.exists() else [])]
+
+
+def _is_of_older_code(path: Path) -> bool:
+    """Whether a record near a file says nothing of outputs, as records once did."""
+    return any("outputs" not in read_record(record) for record in _records_near(path))
 
 
 def _check(path: Path, record: Path, outputs: Mapping[str, FileFacts]) -> None:

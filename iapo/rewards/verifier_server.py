@@ -20,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from iapo.artifacts.files import atomic_write
+from iapo.artifacts.seal import is_whole, seal
 from iapo.artifacts.secrets import one_line, read_key, redacted
 from iapo.config.schema import VerifierConfig
 from iapo.jobs.bounded_http import Deadline
@@ -153,12 +154,13 @@ class ServerVerifier:
     def _write_reply(self, request: _Request, reply: ChatReply) -> None:
         record = {"model": self._config.model, "prompt": request.prompt, "reply": redacted(reply.answer, self._key)}
         with atomic_write(request.path) as tmp:
-            tmp.write_text(json.dumps(record, indent=1) + "\n")
+            tmp.write_text(json.dumps(seal(record), indent=1) + "\n")
 
 
 def _cached_verdict(path: Path) -> float | None:
     try:
-        return parse_verdict(json.loads(path.read_text())["reply"])
+        record = json.loads(path.read_text())
+        return parse_verdict(record["reply"]) if is_whole(record) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: ask again
         return None
 

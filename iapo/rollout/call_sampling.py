@@ -15,8 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from iapo.artifacts.file_facts import difference
 from iapo.artifacts.files import atomic_write
 from iapo.artifacts.progress import Progress
+from iapo.artifacts.run_record import RECORD_SUFFIX, recorded_facts
 from iapo.data.prompts import open_image
 from iapo.models.interfaces import Processor
 from iapo.rollout.encoding import encode_examples
@@ -129,16 +131,22 @@ def read_misses(run_dirs: Iterable[Path]) -> dict[str, list[ToolCall]]:
             for each of them.
 
     Raises:
-        MissesError: if a file is missing, or a line is not as a training wrote it.
+        MissesError: if a file is missing, or is not as a training wrote it.
     """
     calls: dict[str, list[ToolCall]] = defaultdict(list)
     for run_dir in run_dirs:
         path = run_dir / MISSES
+        advice = (
+            f"bring it back from a copy, or remove the run's folder {run_dir.parent}, and the same command trains it "
+            "again"
+        )
         if not path.exists():
             raise MissesError(
-                f"{path}: found no file, expected the calls that the teacher's cache lacked in a training; bring it "
-                f"back from a copy, or remove the run's folder {run_dir.parent}, and the same command trains it again"
+                f"{path}: found no file, expected the calls that the teacher's cache lacked in a training; {advice}"
             )
+        facts = recorded_facts(run_dir.with_name(f"model{RECORD_SUFFIX}"), path)
+        if facts and (found := difference(path, facts)):
+            raise MissesError(f"{path}: {found}; {advice}")
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
             try:
                 miss = json.loads(line)
@@ -146,7 +154,7 @@ def read_misses(run_dirs: Iterable[Path]) -> dict[str, list[ToolCall]]:
             except (ValueError, TypeError, KeyError) as error:
                 raise MissesError(
                     f"{path}, line {number}: found {line[:60]!r}, expected a missed call with its prompt_key and turn; "
-                    "remove the line, and this call is not cached"
+                    f"{advice}"
                 ) from error
             calls[key] += parse_turn(turn).calls[:1]
     return dict(calls)

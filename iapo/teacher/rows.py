@@ -123,8 +123,27 @@ def read_manifest(directory: Path) -> Manifest:
     found = content.get("schema_version") if isinstance(content, dict) else None
     if found != SCHEMA_VERSION:
         raise CacheError(f"{path}: found schema version {found}, expected {SCHEMA_VERSION}; {advice}")
+    if missing := _missing(content):
+        raise CacheError(f"{path}: expected a cache's manifest, found no {missing}; {advice}")
     manifest: Manifest = content
     return manifest
+
+
+def _missing(manifest: dict[str, Any]) -> str:
+    """Name the first entry that a manifest does not have; empty where it has all."""
+    absent = [key for key in Manifest.__annotations__ if key not in manifest]
+    if absent:
+        return absent[0]
+    shards = manifest["shards"]
+    if not isinstance(shards, dict):
+        return "shards by name"
+    of_shards = [
+        f"{key} of {name}"
+        for name, shard in shards.items()
+        for key in Shard.__annotations__
+        if not isinstance(shard, dict) or key not in shard
+    ]
+    return next(iter(of_shards), "")
 
 
 def _from_dict(fields: dict[str, Any]) -> CacheRow:

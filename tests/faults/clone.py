@@ -19,7 +19,8 @@ from iapo.artifacts.code_digest import ROOT
 
 RESULTS = Path("results/smoke")
 TABLE = Path("results/table.csv")
-_COMMAND = ["-m", "snakemake", str(TABLE), "--cores", "2", "--configfile", "config/smoke.yaml"]
+_COMMAND = ["-m", "snakemake", "table_and_pages", "--cores", "2", "--configfile", "config/smoke.yaml"]
+"""What `make smoke` runs: some files are read by the pages alone."""
 _KEPT = ("results", ".snakemake")
 _ENDS = 60.0
 """Seconds in which all processes of a run must end: a grace, and what its killers wait for."""
@@ -33,15 +34,16 @@ class Stage:
     logs: tuple[str, ...]
     """Beginnings of its jobs' logs, below the folder of logs."""
     made: str
-    """What it makes, below the results: removed where it is to run again."""
+    """What it makes, below the results: removed where it is to run again. Of a training its checkpoints and the policy
+    that it keeps too; with these nothing would be trained."""
 
 
 STAGES = (
     Stage("cold start", ("cold_start/", "teach_habit/"), "models/student/rare"),
-    Stage("teacher", ("train_teacher/",), "teacher/start*/seed*/model*"),
+    Stage("teacher", ("train_teacher/",), "teacher/start*/seed*"),
     Stage("cache", ("sample_student/", "cache_teacher/"), "teacher/start*/cache/main.*"),
     Stage("tuning", ("tuning/",), "tuning/*.json"),
-    Stage("training", ("train/",), "train/*/seed*/model*"),
+    Stage("training", ("train/",), "train/*/seed*"),
     Stage("evaluation", ("evaluate/",), "eval/*"),
     Stage("tables", ("make_tables", "informative_teacher"), "tables"),
 )

@@ -71,9 +71,14 @@ def damage(path: Path, do: Callable[[Path], None]) -> None:
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def _trained(method: str) -> tuple[str, ...]:
+def _made(method: str) -> tuple[str, ...]:
     """What a training has made besides the folder that it resumes from."""
-    return (f"train/{method}/seed*/model", f"train/{method}/seed*/model.run.json", f"train/{method}/seed*/metrics.csv")
+    return tuple(f"train/{method}/seed*/{name}" for name in ("model", "model.run.json", "metrics.csv"))
+
+
+def _trained(method: str) -> tuple[str, ...]:
+    """The same, and the policy that it keeps there: only the checkpoints are left."""
+    return (*_made(method), f"train/{method}/seed*/work/finished")
 
 
 DAMAGES = (
@@ -81,6 +86,7 @@ DAMAGES = (
     Damage("model: half", "train/trm/seed0/model/model.safetensors", truncate, ("eval/trm",)),
     Damage("cache: a bit of a shard", "teacher/start0/cache/main/*.parquet", flip_bit, ("train/iapo",)),
     Damage("cache: a shard gone", "teacher/start0/cache/main/*.parquet", Path.unlink, ("train/iapo",)),
+    Damage("cache: a bit of a manifest", "teacher/start0/cache/main/manifest.json", flip_bit, ("train/iapo",)),
     Damage("cache: a manifest without", "teacher/start0/cache/main/manifest.json", drop_last_shard, ("train/iapo",)),
     Damage("data: a manifest's digests", "data/manifest.json", empty_digests, ("eval/vtool_r1",)),
     Damage("data: a bit of questions", "data/test/*.parquet", flip_bit, ("eval/vtool_r1",)),
@@ -88,7 +94,10 @@ DAMAGES = (
     Damage("tuning: half", "tuning/iapo.json", truncate, ("train/iapo",)),
     Damage("identity: half", "train/trm/seed0/work/identity.json", truncate, _trained("trm")),
     Damage("checkpoint: half", "train/trm/seed0/work/checkpoints/*/optimizer.pt", truncate, _trained("trm")),
+    Damage("kept rollouts: a bit", "train/trm/seed0/work/rollouts/*.parquet", flip_bit, ("view_training.html",)),
     Damage("kept rollouts: half", "train/iapo/seed0/work/rollouts/*.parquet", truncate, ("view_training.html",)),
+    Damage("policy kept by its run: a bit", "train/trm/seed0/work/finished/model.safetensors", flip_bit, _made("trm")),
     Damage("record of a run: half", "train/vtool_r1/seed0/model.run.json", truncate, ("tables",)),
+    Damage("record of answers: gone", "eval/trm/seed0/records.run.json", Path.unlink, ("tables",)),
     Damage("records of answers: a bit", "eval/vtool_r1/seed0/records.parquet", flip_bit, ("tables",)),
 )

@@ -133,6 +133,21 @@ def test_what_no_record_lists_is_not_checked(results: Path) -> None:
     check_inputs([Path("benchmarks/reported.csv"), Path("old.json"), Path("no_such_folder/file")])
 
 
+def test_a_result_whose_record_is_gone_is_not_used_unchecked(results: Path) -> None:
+    weights, record = Path("results/x/models/cold/model.safetensors"), Path("results/x/models/cold.run.json")
+    write(weights)
+    with pytest.raises(DamagedInputError) as error:
+        check_inputs([weights])
+    said = str(error.value)
+    assert said.startswith(f"{weights}: found no run record ({record}, ") and said.endswith("makes both again")
+    # It may be whole, and have taken hours.
+    assert weights.exists()
+    run_of([str(weights), str(record)]).write_record(record, inputs={}, seeds={})
+    check_inputs([weights, Path("results/x/not_made_yet.csv")])
+    record.write_text(json.dumps({"commit": "of older code, which lists no outputs"}))
+    check_inputs([weights])
+
+
 def test_the_newest_record_of_a_file_counts(results: Path) -> None:
     write(Path("mechanism/iapo.parquet"))
     run_of(["mechanism/iapo.parquet"]).write_record(Path("mechanism/all.run.json"), inputs={}, seeds={})

@@ -248,11 +248,24 @@ def test_a_verdict_is_read_from_disk_by_every_job(
     other = replace(uses[0], image=ImageOps.invert(uses[0].image))
     assert again.verdicts([other]) == [0.0] and len(judge.bodies) == 3
     assert server_verifier(judge.url, tmp_path, model="other").verdicts(uses[:1]) == [0.0] and len(judge.bodies) == 4
-    # A file that a disk has damaged is asked for again, and put right.
-    for path in tmp_path.iterdir():
-        path.write_text("{")
-    assert again.verdicts(uses[:1]) == [0.0] and len(judge.bodies) == 5
-    assert server_verifier(judge.url, tmp_path).verdicts(uses[:1]) == [0.0] and len(judge.bodies) == 5
+
+
+@pytest.mark.parametrize("damage", [lambda text: "{", lambda text: text.replace('"reply": "1"', '"reply": "0"')])
+def test_a_kept_reply_that_a_disk_has_damaged_is_asked_for_again(
+    judge: Any,
+    tmp_path: Path,
+    test_examples: list[Example],
+    server_verifier: MakeVerifier,
+    tool_use: MakeUse,
+    damage: Callable[[str], str],
+) -> None:
+    uses = [tool_use(test_examples[0])]
+    assert server_verifier(judge.url, tmp_path).verdicts(uses) == [1.0]
+    (path,) = tmp_path.iterdir()
+    path.write_text(damage(path.read_text()))
+    for _ in range(2):
+        # Put right by the first.
+        assert server_verifier(judge.url, tmp_path).verdicts(uses) == [1.0] and len(judge.bodies) == 2
 
 
 def test_requests_run_side_by_side_and_answers_keep_their_order(

@@ -18,6 +18,8 @@ from iapo.rollout.encoding import encode_prompt
 from iapo.rollout.generation import Sampling, generate_turn
 from iapo.rollout.turns import turn_ids
 from iapo.tools.parsing import render_call
+from iapo.training.kept_rollouts import kept_path, write_kept
+from iapo.training.side_files import side_files
 from iapo.types import Example, ToolCall
 
 DRAWS = 600
@@ -28,13 +30,27 @@ def test_a_damaged_list_of_missed_calls_is_named_with_its_line(tmp_path: Path, d
     whole = json.dumps({"prompt_key": "k", "turn": "no call", "count": 1})
     path = tmp_path / call_sampling.MISSES
     path.write_text(f"{whole}\n{damaged}\n", encoding="latin-1")
-    with pytest.raises(call_sampling.MissesError, match=r"misses\.jsonl, line 2: found .*remove the line"):
+    with pytest.raises(call_sampling.MissesError, match=r"misses\.jsonl, line 2: found .*bring it back from a copy"):
         call_sampling.read_misses([tmp_path])
     path.write_text(f"{whole}\n")
     assert call_sampling.read_misses([tmp_path]) == {"k": []}
     path.unlink()
     with pytest.raises(call_sampling.MissesError, match=r"misses\.jsonl: found no file.*bring it back from a copy"):
         call_sampling.read_misses([tmp_path])
+
+
+def test_a_changed_list_of_missed_calls_is_known_by_the_run_s_record(tmp_path: Path) -> None:
+    work = tmp_path / "seed0/work"
+    write_kept(kept_path(work, 10), [{"step": 10}])
+    path, record = work / call_sampling.MISSES, tmp_path / "seed0/model.run.json"
+    path.write_text(json.dumps({"prompt_key": "k", "turn": "no call", "count": 1}))
+    facts = side_files(record, work)
+    assert set(facts) == {"work/misses.jsonl", "work/rollouts/step000010.parquet"}
+    record.write_text(json.dumps({"outputs": facts}))
+    assert call_sampling.read_misses([work]) == {"k": []}
+    path.write_text(path.read_text().replace('"k"', '"K"'))
+    with pytest.raises(call_sampling.MissesError, match=r"misses\.jsonl: found sha256 .*trains it again"):
+        call_sampling.read_misses([work])
 
 
 def test_a_call_on_the_right_labels_by_a_tool_that_fails_is_not_right(

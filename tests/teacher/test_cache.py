@@ -296,6 +296,13 @@ def test_a_damaged_shard_is_named(tmp_path: Path, damage: Callable[[Path], None]
         ("{", r"manifest\.json: expected JSON, found .*; delete"),
         ("[]", "found schema version None, expected 4; delete"),
         (json.dumps({"schema_version": 7}), "found schema version 7, expected 4; delete"),
+        # A bit in a key.
+        (json.dumps({"schema_version": 4, "fingerprins": "f", "shards": {}}), "found no fingerprint; delete"),
+        (json.dumps({"schema_version": 4, "fingerprint": "f", "shards": [1]}), "found no shards by name; delete"),
+        (
+            json.dumps({"schema_version": 4, "fingerprint": "f", "shards": {"a": {"sha256": "", "rows": 1}}}),
+            "found no candidates of a; delete",
+        ),
     ],
 )
 def test_an_unusable_manifest_is_named(tmp_path: Path, manifest: str | None, message: str) -> None:

@@ -95,3 +95,16 @@ def test_the_same_command_makes_what_was_damaged_again(folder: Path, damaged: st
     status, said = run(folder)
     assert status == 0 and made_again in said, said
     assert (folder / damaged).read_bytes() == whole and (folder / "results/table.csv").read_bytes() == table
+
+
+def test_a_record_that_is_gone_comes_back_with_what_it_lists(folder: Path) -> None:
+    assert run(folder)[0] == 0
+    weights, record = (folder / "results/test/train/iapo/seed0" / name for name in ("model", "model.run.json"))
+    record.unlink()
+    for made in ("results/table.csv", "results/test/tables/main.csv"):
+        (folder / made).unlink()
+    status, said = run(folder)
+    assert status == 1 and "model.safetensors: found no run record" in said and "Traceback" not in said, said
+    (weights / "model.safetensors").unlink()
+    status, said = run(folder)
+    assert status == 0 and record.exists(), said

@@ -16,6 +16,7 @@ with job(snakemake) as run:
     from iapo.config.declared import with_value
     from iapo.config.schema import load_config
     from iapo.training.checkpoints import drop_checkpoints
+    from iapo.training.side_files import side_files
 
     manifest, params = Path(snakemake.input.manifest), snakemake.params
     settings, choice = params.settings, next(map(Path, snakemake.input.get("choice", [])), None)
@@ -57,6 +58,7 @@ with job(snakemake) as run:
             Path(record),
             inputs={name: path for name, path in inputs.items() if path},
             seeds={"train": seed},
+            more_outputs=side_files(Path(record), training.run_dir),
             method=params.name,
             settings=settings,
         )

@@ -2,8 +2,13 @@
 
 import base64
 import io
+import json
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +19,7 @@ from PIL import Image
 from benchmarks.viewer.page import page
 from benchmarks.viewer.training import SET, KeptRolloutsError, training_rollouts
 from benchmarks.viewer.write import write_training_viewer
+from iapo.artifacts.code_digest import ROOT
 from iapo.config.schema import Config
 from iapo.data.prompts import open_image
 from iapo.data.store import figure_to_json
@@ -22,6 +28,7 @@ from iapo.tools import apply
 from iapo.tools.parsing import render_call
 from iapo.tools.registry import tools_for
 from iapo.training.kept_rollouts import kept_path, write_kept
+from iapo.training.side_files import side_files
 from iapo.types import Example, ToolCall
 
 SIZE = 4
@@ -122,6 +129,11 @@ def test_the_slider_and_the_filters_write_the_address(opened: Any) -> None:
     assert (
         opened.url.endswith("#method=iapo&seed=3&step=10") and opened.locator(".group .id").first.inner_text() != first
     )
+    opened.locator("[name=step]").fill("1")
+    assert (
+        opened.url.endswith("#method=iapo&seed=3&step=20") and opened.locator(".group .id").first.inner_text() == first
+    )
+    opened.locator("[name=step]").fill("0")
     opened.select_option("[name=groups]", "flat")
     assert opened.inner_text("#count") == "1 of 2 groups kept, 1 flat" and "groups=flat" in opened.url
     opened.select_option("[name=groups]", "")
@@ -162,6 +174,27 @@ def test_a_damaged_file_is_named_and_what_to_do(trained: Path, config: Config, t
         training_rollouts(tmp_path / "copy", config)
     path.unlink()
     assert len(training_rollouts(tmp_path / "copy", config)[0]["runs"][1]["steps"]) == 1
+
+
+def test_a_changed_bit_is_known_by_the_run_s_record(trained: Path, config: Config, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(trained, folder)
+    run = folder / "train/iapo/seed3"
+    path, record = kept_path(run / "work", 10), run / "model.run.json"
+    facts = side_files(record, run / "work")
+    record.write_text(json.dumps({"outputs": facts}))
+    (folder / "tables").mkdir()
+    (folder / "tables/main.run.json").write_text(json.dumps({"config": asdict(config)}, default=str))
+    assert training_rollouts(folder, config) == training_rollouts(trained, config)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.viewer", str(folder), "--training"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert re.search(r"error: .*step000010\.parquet: found sha256 .*remove the file", done.stderr)
 
 
 def test_a_run_without_kept_rollouts_says_so(browser: Any, config: Config, tmp_path: Path) -> None:

@@ -76,6 +76,11 @@ _MEMORY = 8
 """Bytes of keys and values, which keep float32: × their width, in every layer."""
 
 
+_READING = 3
+"""Values of the MLP's width that a layer holds for each token while prompts are read: two projections, and their
+product."""
+
+
 def saved_activations(
     size: ModelSize, arithmetic: Arithmetic, tokens: float, patches: float = 0, checkpointed: bool = False
 ) -> float:
@@ -226,6 +231,6 @@ def weight_bytes(hardware: HardwareConfig) -> int:
     return 2 if hardware.precision == "bfloat16" else 4
 
 
-def generation_bytes(size: ModelSize, sequences: int, longest: Lengths) -> float:
-    """Keys and values of some sequences."""
-    return sequences * longest.sequence * kv_bytes(size)
+def generation_bytes(size: ModelSize, hardware: HardwareConfig, sequences: int, tokens: int) -> float:
+    """Keys and values of some sequences of this many tokens, and what one layer holds while it reads them at once."""
+    return sequences * tokens * (kv_bytes(size) + _READING * size.mlp * weight_bytes(hardware))

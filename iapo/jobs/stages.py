@@ -50,8 +50,9 @@ _DATA_BYTES = 8 * GB
 """ReFocus_Data, downloaded and made into our records."""
 
 
-_PROMPTS_TOGETHER = 16
-"""Prompts that are sampled in one batch outside training."""
+_PROMPTS_TOGETHER, _TOKENS_TOGETHER = 16, 2**14
+"""Prompts that are sampled in one batch outside training; their tokens where the teacher writes
+(``iapo.teacher.build_cache``)."""
 
 
 _CHECKPOINTS = 2
@@ -225,14 +226,18 @@ class _Reckoning:
         return Stage(run.kind, run.name, 1, hardware.processes, memory, host, hours, 0)
 
     def _choose_weight(self, run: _Run) -> Stage:
+        evaluation = self._config.evaluation
         trial, asked = self._training(run), self._answering_hours(self._dev, self._student, turns=2)
-        return replace(trial, name="choose weights", hours=len(self._config.tuning.factors) * (trial.hours + asked))
+        answering = self._answering_memory(self._student, 1 if evaluation.engine == "vllm" else evaluation.batch_size)
+        hours = len(self._config.tuning.factors) * (trial.hours + asked)
+        # One after the other, each in a process of its own.
+        return replace(trial, name="choose weights", hours=hours, memory_gb=max(trial.memory_gb, answering))
 
     def _sample_student(self) -> Stage:
         sampled = self._prompts(self._config.train.prompts_per_set) * self._config.teacher.student_calls
         hours = self._sampling_hours(sampled, self._student, self._config.train.turn_tokens)
         together = 1 if self._config.evaluation.engine == "vllm" else _PROMPTS_TOGETHER
-        memory = self._answering_memory(self._student, together)
+        memory = self._calling_memory(self._student, together)
         return self._running("student_calls", "sample the student", self._student, memory, hours)
 
     def _cache_teacher(self) -> Stage:
@@ -243,7 +248,15 @@ class _Reckoning:
         hours = self._sampling_hours((1 + config.teacher.sampled_calls) * prompts, teacher, turn_tokens)
         hours += self._attributing_hours(teacher, config.teacher_attribution, prompts * candidates(config), prompts)
         caches = {run.cache for run in self._runs.values() if run.cache}
-        memory, parts = self._attributing_memory(teacher), self._hardware.cache_jobs
+        # Its turns are written by transformers, some prompts together, before they are attributed.
+        longest = teacher.longest(config.evaluation.turn_tokens)
+        first, second = longest.prompt, longest.sequence - longest.turn
+        memory = max(
+            self._attributing_memory(teacher),
+            self._calling_memory(teacher, min(_PROMPTS_TOGETHER, _TOKENS_TOGETHER // first)),
+            self._answering_memory(teacher, min(_PROMPTS_TOGETHER, _TOKENS_TOGETHER // second)),
+        )
+        parts = self._hardware.cache_jobs
         job = self._running("cache", "cache the teacher's attribution", teacher, memory, hours / parts)
         return replace(job, jobs=len(caches) * parts)
 
@@ -297,9 +310,17 @@ class _Reckoning:
         )
 
     def _answering_memory(self, model: _Model, together: int) -> float:
-        """With transformers; vLLM takes what there is."""
+        """Of both turns with transformers; vLLM takes what there is."""
         longest = model.longest(self._config.evaluation.turn_tokens)
-        return running_memory(model.size, self._hardware, generation_bytes(model.size, together, longest))
+        return self._generating_memory(model, together, longest.sequence)
+
+    def _calling_memory(self, model: _Model, together: int) -> float:
+        """Of first turns with transformers."""
+        return self._generating_memory(model, together, model.longest(self._config.evaluation.turn_tokens).attributed)
+
+    def _generating_memory(self, model: _Model, together: int, tokens: int) -> float:
+        peak = generation_bytes(model.size, self._hardware, together, tokens)
+        return running_memory(model.size, self._hardware, peak)
 
     def _attributing_hours(self, model: _Model, config: AttributionConfig, calls: float, prompts: float) -> float:
         typical = model.typical(self._config.train.turn_tokens)

@@ -39,7 +39,10 @@ def sampling_arguments(
     """
     if settings.rollouts == "transformers":
         suppressed = processor.tokenizer.convert_tokens_to_ids(list(SUPPRESSED_TOKENS))
-        return {"generation_kwargs": {"suppress_tokens": suppressed}}
+        # A turn that rambles leaves the tool's answer no room. Where the profile itself says how long both turns may be
+        # together, TRL shares that out.
+        bound = {} if config.train.max_completion_length else {"max_new_tokens": settings.turn_tokens}
+        return {"generation_kwargs": {"suppress_tokens": suppressed, **bound}}
     # vLLM masks a one-token word like transformers masks a suppressed token; `logit_bias` would only discourage it.
     arguments: dict[str, Any] = {"use_vllm": True, "generation_kwargs": {"bad_words": list(SUPPRESSED_TOKENS)}}
     if settings.rollouts == "vllm_server":

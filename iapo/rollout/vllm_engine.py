@@ -45,6 +45,8 @@ class VllmEngine:
             dtype=precision,
             seed=seed,
             gpu_memory_utilization=_MEMORY,
+            # The model's own, 128,000 tokens for Qwen2.5-VL, or as many as the memory has room for.
+            max_model_len=-1,
             limit_mm_per_prompt={"image": _IMAGES},
             # Not the checkpoint's own settings, which may have a penalty of repetitions.
             generation_config="vllm",

@@ -37,6 +37,10 @@ PROMPTS_TOGETHER = 16
 """Number of prompts sampled, attributed and written as one shard. The sampled calls depend on it."""
 
 
+TOKENS_TOGETHER = 2**14
+"""Tokens of prompts that are read at once while turns are generated: what fits beside a 7B model on a GPU of 24 GB."""
+
+
 FILLED = "filled"
 """Candidate settings recorded for shards of calls that students made."""
 
@@ -67,6 +71,8 @@ class TeacherPass:
         self._turn_tokens = config.evaluation.turn_tokens
         self._attribution = config.teacher_attribution
         self._writer = writer
+        # Without the pixels, which for thousands of figures fill a machine's memory.
+        self._keys: dict[str, str] = {}
         # All settings that decide which calls are candidates. If they change, candidates are chosen again, but calls
         # that already have a row keep it.
         self._candidates_id = json.dumps(
@@ -83,11 +89,11 @@ class TeacherPass:
             examples: the training examples.
         """
         finished = self._writer.finished(self._candidates_id)
-        prompts = self._encoded(examples)
-        pending = [prompt for prompt in prompts if prompt.key not in finished]
-        with Progress(len(prompts), "teacher cache", start=len(prompts) - len(pending), unit="prompt") as progress:
+        keys = self.keys(examples)
+        pending = [example for example in examples if keys[example.example_id] not in finished]
+        with Progress(len(examples), "teacher cache", start=len(examples) - len(pending), unit="prompt") as progress:
             for start in range(0, len(pending), PROMPTS_TOGETHER):
-                chunk = pending[start : start + PROMPTS_TOGETHER]
+                chunk = [self._encoded(example) for example in pending[start : start + PROMPTS_TOGETHER]]
                 rows = self._rows(chunk, self._sampled_candidates(chunk))
                 self._writer.add(rows, prompts=[prompt.key for prompt in chunk], candidates=self._candidates_id)
                 progress.update(len(chunk))
@@ -102,9 +108,7 @@ class TeacherPass:
         Returns:
             Whether rows were dropped.
         """
-        asked = {
-            prompt.key: {canonical(call) for call in calls.get(prompt.key, ())} for prompt in self._encoded(examples)
-        }
+        asked = {key: {canonical(call) for call in calls.get(key, ())} for key in self.keys(examples).values()}
         return self._writer.drop_outdated(
             FILLED, lambda row: row.prompt_key in asked and canonical(row.call) not in asked[row.prompt_key]
         )
@@ -121,13 +125,17 @@ class TeacherPass:
         Returns:
             Number of rows added.
         """
-        prompts = [prompt for prompt in self._encoded(examples) if calls.get(prompt.key)]
-        missing = [(prompt, self._missing(prompt, calls[prompt.key], cache)) for prompt in prompts]
-        missing = [(prompt, candidates) for prompt, candidates in missing if candidates]
+        keys = self.keys(examples)
+        missing = [
+            (example, found)
+            for example in examples
+            if (found := self._missing(keys[example.example_id], calls.get(keys[example.example_id], ()), cache))
+        ]
         with Progress(len(missing), "fill teacher cache", unit="prompt") as progress:
             for start in range(0, len(missing), PROMPTS_TOGETHER):
                 chunk = missing[start : start + PROMPTS_TOGETHER]
-                rows = self._rows([prompt for prompt, _ in chunk], [candidates for _, candidates in chunk])
+                prompts = [self._encoded(example) for example, _ in chunk]
+                rows = self._rows(prompts, [candidates for _, candidates in chunk])
                 self._writer.add(rows, prompts=[], candidates=FILLED)
                 progress.update(len(chunk))
         return sum(len(candidates) for _, candidates in missing)
@@ -138,19 +146,18 @@ class TeacherPass:
         Args:
             examples: the examples.
         """
-        return {prompt.example.example_id: prompt.key for prompt in self._encoded(examples)}
-
-    def _encoded(self, examples: Sequence[Example]) -> list[_Prompt]:
-        prompts = []
         for example in examples:
-            encoded = encode_prompt(self._processor, prompt_messages(example), example.figure.kind)
-            key = prompt_key(encoded.input_ids, encoded.pixel_values, encoded.image_grid_thw)
-            prompts.append(_Prompt(example, encoded, key))
-        return prompts
+            if example.example_id not in self._keys:
+                self._keys[example.example_id] = self._encoded(example).key
+        return {example.example_id: self._keys[example.example_id] for example in examples}
 
-    def _missing(self, prompt: _Prompt, calls: Sequence[ToolCall], cache: TeacherCache) -> list[Candidate]:
+    def _encoded(self, example: Example) -> _Prompt:
+        encoded = encode_prompt(self._processor, prompt_messages(example), example.figure.kind)
+        return _Prompt(example, encoded, prompt_key(encoded.input_ids, encoded.pixel_values, encoded.image_grid_thw))
+
+    def _missing(self, key: str, calls: Sequence[ToolCall], cache: TeacherCache) -> list[Candidate]:
         """Return the distinct calls without a row; none for a prompt on which the teacher makes no valid call."""
-        teacher_turn = cache.teacher_turn(prompt.key)
+        teacher_turn = cache.teacher_turn(key) if calls else None
         if teacher_turn is None:
             return []
         distinct = {canonical(call): call for call in calls}
@@ -158,7 +165,7 @@ class TeacherPass:
         return [
             Candidate(call, before + render_call(call), "filled")
             for text, call in distinct.items()
-            if not self._writer.holds(prompt.key, text)
+            if not self._writer.holds(key, text)
         ]
 
     def _sampled_candidates(self, chunk: Sequence[_Prompt]) -> list[list[Candidate]]:
@@ -173,9 +180,18 @@ class TeacherPass:
 
     def _generate(self, chunk: Sequence[_Prompt], sampling: Sampling | None) -> list[str]:
         """Generate one turn per prompt; greedily without a sampling."""
-        prompts = [prompt.encoded for prompt in chunk]
-        turns = generate_turn(self._model, self._processor, prompts, max_tokens=self._turn_tokens, sampling=sampling)
-        return [turn_text(self._processor.tokenizer, turn) for turn in turns]
+        encoded = [prompt.encoded for prompt in chunk]
+        texts: list[str] = []
+        for places in _within_tokens(encoded):
+            turns = generate_turn(
+                self._model,
+                self._processor,
+                [encoded[i] for i in places],
+                max_tokens=self._turn_tokens,
+                sampling=sampling,
+            )
+            texts += [turn_text(self._processor.tokenizer, turn) for turn in turns]
+        return texts
 
     def _rows(self, chunk: Sequence[_Prompt], chosen: Sequence[Sequence[Candidate]]) -> Iterator[CacheRow]:
         """Attribute the chosen candidates of each prompt and yield their rows."""
@@ -214,12 +230,25 @@ class TeacherPass:
             _, *tool_messages = run_first_turn(candidate.text, prompt.example, environment)
             if environment.succeeded:
                 continued[i] = continue_prompt(self._processor, prompt.encoded, turns[i].ids, tool_messages)
-        places = list(continued)
+        keys = list(continued)
         answers: dict[int, list[int]] = {}
-        for start in range(0, len(places), PROMPTS_TOGETHER):
-            chunk = {i: continued[i] for i in places[start : start + PROMPTS_TOGETHER]}
+        for places in _within_tokens(list(continued.values())):
+            chunk = {keys[i]: continued[keys[i]] for i in places}
             answers |= generate_where(self._model, self._processor, chunk, self._turn_tokens)
         return {i: turn_text(self._processor.tokenizer, turn) for i, turn in answers.items()}
+
+
+def _within_tokens(prompts: Sequence[EncodedPrompt]) -> Iterator[list[int]]:
+    """Yield places of consecutive prompts that are read at once, padded to the longest: at most a chunk's number."""
+    together: list[int] = []
+    for i in range(len(prompts)):
+        longest = max(len(prompts[place].input_ids) for place in [*together, i])
+        if together and (len(together) == PROMPTS_TOGETHER or longest * (len(together) + 1) > TOKENS_TOGETHER):
+            yield together
+            together = []
+        together.append(i)
+    if together:
+        yield together
 
 
 def fill_copy(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter
@@ -16,12 +17,12 @@ from pydantic.dataclasses import dataclass
 
 from iapo.artifacts.files import atomic_write, write_json
 from iapo.config.schema import Config
-from iapo.config.sources import Precision
+from iapo.config.sources import EngineName, Precision
 from iapo.data.store import read_split
 from iapo.jobs.ending import exit_when_asked
 from iapo.jobs.job_log import show_own_messages
 from iapo.jobs.launch import launch_alone
-from iapo.models.loading import load_model
+from iapo.rollout.engines import load_writer
 from iapo.training.weight_search import DevFigures, dev_figures
 from iapo.types import Example
 
@@ -40,6 +41,9 @@ class DevJob:
     """Questions answered together."""
     turn_tokens: int
     """Longest turn, tokens."""
+    engine: EngineName
+    """What runs the policies. vLLM answers as many together as the GPU has room for; with transformers `batch_size`
+    must fit."""
     device: str
     precision: Precision
 
@@ -63,10 +67,18 @@ def policy_figures(policies: Sequence[Path], data: Path, config: Config, run_dir
         sets=config.train.sets,
         batch_size=evaluation.batch_size,
         turn_tokens=evaluation.turn_tokens,
+        engine=evaluation.engine,
         device=config.device,
         precision=config.hardware.precision,
     )
-    return figures_of(job) if config.device == "cpu" else figures_alone(job, run_dir / "dev.json")
+    if config.device == "cpu" and evaluation.engine == "transformers":
+        return figures_of(job)
+    # One process each: vLLM leaves no room for a second policy beside the first.
+    return [
+        figures
+        for policy in policies
+        for figures in figures_alone(replace(job, policies=(policy,)), run_dir / "dev.json")
+    ]
 
 
 def figures_of(job: DevJob) -> list[DevFigures]:
@@ -93,8 +105,8 @@ def _results(description: Path) -> Path:
 
 
 def _policy_figures(policy: Path, dev: Sequence[Example], job: DevJob) -> DevFigures:
-    model, processor = load_model(policy, device=job.device, precision=job.precision)
-    return dev_figures(model, processor, dev, batch_size=job.batch_size, turn_tokens=job.turn_tokens)
+    writer, processor = load_writer(policy, job.engine, device=job.device, precision=job.precision)
+    return dev_figures(writer, processor, dev, batch_size=job.batch_size, turn_tokens=job.turn_tokens)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from iapo.models.interfaces import Processor, QwenVL
+from iapo.models.interfaces import Processor
 from iapo.rewards.answers.extraction import extract
 from iapo.rewards.answers.matching import score
+from iapo.rollout.generation import Writer
 from iapo.rollout.two_turn import roll_out
 from iapo.types import Example
 
@@ -78,12 +79,12 @@ def best(trials: Sequence[Trial]) -> Trial:
 
 
 def dev_figures(
-    model: QwenVL, processor: Processor, examples: Sequence[Example], *, batch_size: int, turn_tokens: int
+    writer: Writer, processor: Processor, examples: Sequence[Example], *, batch_size: int, turn_tokens: int
 ) -> DevFigures:
     """Evaluate a policy with greedy decoding.
 
     Args:
-        model: the policy, in eval mode.
+        writer: the policy, in eval mode, or the engine that runs it.
         processor: its processor.
         examples: questions of the dev split.
         batch_size: number of questions decoded together.
@@ -93,7 +94,7 @@ def dev_figures(
     called = 0
     for start in range(0, len(examples), batch_size):
         chunk = examples[start : start + batch_size]
-        for example, rollout in zip(chunk, roll_out(model, processor, chunk, turn_tokens=turn_tokens), strict=True):
+        for example, rollout in zip(chunk, roll_out(writer, processor, chunk, turn_tokens=turn_tokens), strict=True):
             scores.append(score(extract(rollout.texts[-1]), example.answer, example.metric))
             called += rollout.called
     return DevFigures(sum(scores) / len(scores), called / len(scores), len(scores))

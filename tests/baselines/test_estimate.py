@@ -35,7 +35,6 @@ def test_the_command_lays_files_over_each_other(tmp_path: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("profile: mini\n", "student.model: found a tiny model"),
         (CONFIG.replace("VL-3B", "VL-72B"), "Qwen/Qwen2.5-VL-72B-Instruct: found no sizes of it"),
         ("profile: test\nhardwear: {}\n", "did you mean 'hardware'"),
     ],
@@ -45,6 +44,13 @@ def test_no_estimate_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     path.write_text(text)
     assert main(["--configfile", str(path)]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_tiny_models_need_no_gpu(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("profile: mini\n")
+    assert main(["--configfile", str(path)]) == 0
+    assert capsys.readouterr().out.startswith("needs no GPU")
 
 
 @pytest.mark.parametrize("arguments", [[], ["--configfile"], ["--gpus", "2"]])

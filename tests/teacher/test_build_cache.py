@@ -1,14 +1,18 @@
 """Which calls the teacher's pass samples."""
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from iapo.config.schema import Config, TeacherConfig
 from iapo.data.prompts import open_image, prompt_messages
+from iapo.jobs import stages
 from iapo.rollout.environment import tool_schemas
+from iapo.teacher import build_cache
 from iapo.teacher.build_cache import TeacherPass
 from iapo.teacher.cache import TeacherCache
 from iapo.teacher.candidates import Candidate, Source
@@ -44,6 +48,60 @@ def test_samples_follow_the_prompts_and_the_seed_but_not_the_attribution(
     assert samples("luckier", luckier, test_examples[:3]) != usual
     # The greedy turn comes first and is no sample.
     assert [texts[0] for texts in samples("again", luckier, test_examples[:3])] == [texts[0] for texts in usual]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "found"),
+    [
+        ([10] * 5, [[0, 1, 2], [3, 4]]),
+        ([40, 40, 60, 10], [[0, 1], [2], [3]]),
+        ([200, 10, 10], [[0], [1, 2]]),
+        ([10, 50, 10], [[0, 1], [2]]),
+        ([], []),
+    ],
+)
+def test_prompts_are_read_together_within_a_number_and_their_padded_tokens(
+    monkeypatch: pytest.MonkeyPatch, lengths: list[int], found: list[list[int]]
+) -> None:
+    monkeypatch.setattr(build_cache, "PROMPTS_TOGETHER", 3)
+    monkeypatch.setattr(build_cache, "TOKENS_TOGETHER", 100)
+    prompts: Any = [SimpleNamespace(input_ids=[0] * length) for length in lengths]
+    assert list(build_cache._within_tokens(prompts)) == found
+
+
+def test_the_estimate_counts_as_many_as_are_read_together() -> None:
+    assert (stages._PROMPTS_TOGETHER, stages._TOKENS_TOGETHER) == (
+        build_cache.PROMPTS_TOGETHER,
+        build_cache.TOKENS_TOGETHER,
+    )
+
+
+def test_no_more_figures_are_held_than_are_scored_together(
+    tmp_path: Path, tiny: tuple[Any, Any], test_examples: list[Example], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(build_cache, "PROMPTS_TOGETHER", 2)
+    held: list[weakref.ref[Any]] = []
+    most = 0
+    encode = build_cache.encode_prompt
+
+    def watched(*arguments: Any) -> Any:
+        nonlocal most
+        encoded = encode(*arguments)
+        held.append(weakref.ref(encoded))
+        most = max(most, sum(each() is not None for each in held))
+        return encoded
+
+    monkeypatch.setattr(build_cache, "encode_prompt", watched)
+    teacher = TeacherPass(*tiny, CONFIG, CacheWriter(tmp_path, "f"))
+    some = test_examples[:8]
+    teacher.run(some)
+    keys = teacher.keys(some)
+    teacher.drop_other_students(some, {})
+    teacher.fill(
+        some, {key: [ToolCall("focus_on_rows_with_mask", ("x",))] for key in keys.values()}, TeacherCache(tmp_path)
+    )
+    # One chunk, the one before it until it is replaced, and the prompt at hand.
+    assert len(set(keys.values())) == 8 and most <= 5
 
 
 def test_the_cache_keeps_what_the_teacher_says_after_its_own_calls(

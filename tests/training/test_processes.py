@@ -10,7 +10,7 @@ import pytest
 from baselines import METHODS
 from baselines.run import TrainingJob, run_job
 from iapo.config.declared import declare
-from iapo.config.schema import Config, ConfigError, TrainConfig
+from iapo.config.schema import Config, ConfigError, EvaluationConfig, TrainConfig
 from iapo.config.sources import HardwareConfig
 from iapo.jobs.launch import launch
 from iapo.models.loading import load_model, save_model
@@ -55,7 +55,7 @@ def test_a_process_of_its_own_finds_the_same_figures_and_the_questions_are_read_
         save_model(*tiny, tmp_path / name)
     job = DevJob(
         policies=(tmp_path / "one", tmp_path / "other"), data=data_root, sets=("h_bar", "vwtq"), batch_size=16,
-        turn_tokens=8, device="cpu", precision="float32",
+        turn_tokens=8, engine="transformers", device="cpu", precision="float32",
     )  # fmt: skip
     found = figures_alone(job, tmp_path / "dev.json")
     reads: list[str] = []
@@ -63,6 +63,29 @@ def test_a_process_of_its_own_finds_the_same_figures_and_the_questions_are_read_
     monkeypatch.setattr(trial, "read_split", lambda *which: reads.append(which[1]) or read(*which))
     assert found == figures_of(job) and found[0] == found[1] and found[0].items == 40
     assert reads == ["dev"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "jobs"), [("vllm", "cuda", 2), ("vllm", "cpu", 2), ("transformers", "cuda", 2)]
+)
+def test_each_policy_is_asked_in_a_process_of_its_own_by_the_engine_of_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: Any, device: Any, jobs: int
+) -> None:
+    asked: list[DevJob] = []
+    monkeypatch.setattr(trial, "figures_alone", lambda job, description: asked.append(job) or [job.policies[0].name])
+    config = Config(profile="test", device=device, evaluation=EvaluationConfig(engine=engine))
+    policies = [tmp_path / "one", tmp_path / "other"]
+    assert trial.policy_figures(policies, tmp_path, config, tmp_path) == ["one", "other"]
+    assert len(asked) == jobs and {job.engine for job in asked} == {engine}
+
+    def loaded(directory: Path, engine: str, **_: Any) -> Any:
+        raise InterruptedError(directory, engine)
+
+    monkeypatch.setattr(trial, "load_writer", loaded)
+    monkeypatch.setattr(trial, "read_split", lambda *_: [])
+    with pytest.raises(InterruptedError) as error:
+        figures_of(asked[1])
+    assert error.value.args == (tmp_path / "other", engine)
 
 
 @pytest.mark.parametrize(("strategy", "each_pass"), [("fsdp2", True), ("ddp", False)])

@@ -52,7 +52,11 @@ rule tune_weight:
         settings=lambda wildcards: {
             **trial_settings(wildcards.method),
             **declare(
-                CONFIG, "tuning", "evaluation.batch_size", "evaluation.turn_tokens"
+                CONFIG,
+                "tuning",
+                "evaluation.engine",
+                "evaluation.batch_size",
+                "evaluation.turn_tokens",
             ),
         },
         training=lambda wildcards: list(RESOLVED[wildcards.method][0].settings_read),

@@ -1,6 +1,7 @@
 """vLLM on the trainer's own GPU: what TRL's object ``LLM`` is sent. See conftest.py for the engine behind it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,17 @@ def test_each_mode_bans_the_image_tokens_its_own_way(tiny: tuple[Any, Any]) -> N
     }
     on_gpu = Config(profile="test", device="cuda")
     assert sampling_arguments(on_gpu, COLOCATE, tiny[1])["vllm_enable_sleep_mode"]
+
+
+@pytest.mark.parametrize(("given", "bound"), [(None, {"max_new_tokens": 20}), (60, {})])
+def test_transformers_writes_no_longer_turn_than_the_derived_length_has_room_for(
+    tiny: tuple[Any, Any], given: int | None, bound: dict[str, int]
+) -> None:
+    train = TrainConfig(max_completion_length=given, turn_tokens=20)
+    derived = replace(train, max_completion_length=60)
+    settings = sampling_arguments(Config(profile="test", train=train), derived, tiny[1])["generation_kwargs"]
+    settings.pop("suppress_tokens")
+    assert settings == bound
 
 
 def test_the_longest_prompt_is_counted_without_its_pixels(tiny: tuple[Any, Any], test_examples: list[Example]) -> None:

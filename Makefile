@@ -46,9 +46,11 @@ $(INSTALLED): requirements.lock pyproject.toml
 	VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
+say_pages = @echo "To look at in a browser: what was found in results/$(1)/report.html, every answer in results/$(1)/view.html, rollouts of training in results/$(1)/view_training.html"
+
 table: $(INSTALLED)
 	$(BIN)/snakemake table_and_pages --cores all
-	@echo "To look at in a browser: what was found in results/mini/report.html, every answer in results/mini/view.html, rollouts of training in results/mini/view_training.html"
+	$(call say_pages,mini)
 
 # A process a core; each takes about 1.5 GB.
 test: $(INSTALLED)
@@ -60,6 +62,7 @@ slurm_test: $(INSTALLED)
 
 smoke: $(INSTALLED)
 	$(BIN)/snakemake table_and_pages --cores all --configfile config/smoke.yaml
+	$(call say_pages,smoke)
 
 # On copies of the finished small run; plans only, trains nothing.
 stale_test: $(INSTALLED)

@@ -28,6 +28,7 @@ from benchmarks.tables.calls import calls_table
 from benchmarks.tables.contrasts import contrast_table
 from benchmarks.tables.image_help import image_help_table
 from benchmarks.tables.main import AVERAGE, REPORTED, difference_table, main_table
+from benchmarks.tables.render import FLOAT_FORMAT
 from benchmarks.tables.scorers import scorer_table, sets_with_rule
 from benchmarks.tables.training import cost_records, cost_table, dynamics_table, tuning_table
 from iapo.artifacts.files import sha256_file
@@ -112,7 +113,7 @@ def _row(table: pd.DataFrame, wanted: Mapping[str, str], path: Path) -> int:
 
 def _text(value: object) -> str:
     if isinstance(value, float | np.floating):
-        return "" if np.isnan(value) else f"{value:.4f}"
+        return "" if np.isnan(value) else FLOAT_FORMAT % value
     return str(value)
 
 

@@ -22,7 +22,7 @@ from benchmarks.mechanism.sparsity_page import GLANCE
 from benchmarks.power_curve import power_curve
 from benchmarks.run_cost import cost_sentence, take_cost
 from benchmarks.tables.main import AVERAGE
-from benchmarks.tables.pages import contrast_lines
+from benchmarks.tables.pages import OTHER_TEACHERS, TEACHER_QUESTION, contrast_lines
 from benchmarks.tables.render import each_run, interval, number, percent
 from iapo.artifacts.code_digest import ROOT
 from iapo.artifacts.files import atomic_write, between_marks
@@ -92,16 +92,29 @@ def _alone(page: str) -> str:
     return re.sub("^##", "#", without_pictures, flags=re.MULTILINE)
 
 
-def with_results(text: str, main: pd.DataFrame, contrasts: pd.DataFrame) -> str:
-    """Return a page with today's accuracies and declared comparisons between its marks.
+def with_results(text: str, main: pd.DataFrame, contrasts: pd.DataFrame, teacher: str) -> str:
+    """Return a page with today's accuracies, declared comparisons and verdict on the teacher between its marks.
 
     Args:
         text: of README or docs/results.md.
         main: of :func:`benchmarks.tables.main.main_table`.
         contrasts: of :func:`benchmarks.tables.contrasts.contrast_table`.
+        teacher: of :func:`said_of_teacher`.
     """
-    found = "\n".join(f"- {line}" for line in contrast_lines(contrasts))
+    found = "\n".join(f"- {line}" for line in [*contrast_lines(contrasts), teacher])
     return between_marks(text, *marks("results"), f"{_table(main)}\n\n{found}")
+
+
+def said_of_teacher(page: str) -> str:
+    """Return what the page of the main table says of its teacher, up to what it says of other teachers.
+
+    Raises:
+        ValueError: if it says nothing.
+    """
+    said = next((part for part in page.split("\n\n") if part.startswith(TEACHER_QUESTION)), None)
+    if said is None:
+        raise ValueError(f"found no {TEACHER_QUESTION!r} in the page of the main table")
+    return " ".join(said.split()).partition(OTHER_TEACHERS)[0].strip()
 
 
 def with_power(text: str, contrasts: pd.DataFrame, cost: pd.DataFrame) -> str:
@@ -160,9 +173,11 @@ def pages(reference: Path = REFERENCE) -> dict[Path, str]:
     """
     main, contrasts, cost = (pd.read_csv(reference / f"{name}.csv") for name in ("main", "contrasts", "cost"))
     sparse = section((reference.parent / "sparse.md").read_text(), GLANCE)
+    teacher = said_of_teacher((reference / "main.md").read_text())
+    readme, results = (with_results(page.read_text(), main, contrasts, teacher) for page in (README, RESULTS))
     found = {
-        README: between_marks(with_results(README.read_text(), main, contrasts), *marks("sparse"), sparse),
-        RESULTS: with_power(with_results(RESULTS.read_text(), main, contrasts), contrasts, cost),
+        README: between_marks(readme, *marks("sparse"), sparse),
+        RESULTS: with_power(results, contrasts, cost),
     }
     for name, block, source in _QUOTED:
         page = ROOT / "docs" / name

@@ -122,7 +122,7 @@ def contrast_table(results: Results) -> pd.DataFrame:
             each = differences_by_seed(results, *pair)
             row |= {"run_sd": np.std(each, ddof=1) if len(each) > 1 else np.nan, "items_error": found.items_error}
             row |= {"verdict": worded(results, found, p), **_oracle_share(results, pair)}
-            row |= {"by_seed": " ".join(f"{value:.4f}" for value in each)}
+            row |= {"by_seed": " ".join(f"{value:.6f}" for value in each)}
         rows.append(row)
     columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable"]
     columns += ["run_sd", "items_error", "verdict", "by_seed"]

@@ -146,7 +146,7 @@ def _runs(results: Results, name: str, sets: Sequence[str], fault: str | None) -
     known = start != name and start in results.rows and not results.fault(start, sets)
     before = _run_means(results, start, sets)[_first_starts(results, start, len(runs))] if known else runs
     below = int((runs < before).sum()) if known else np.nan
-    return {"by_seed": " ".join(f"{run:.4f}" for run in runs), "collapsed": below}
+    return {"by_seed": " ".join(f"{run:.6f}" for run in runs), "collapsed": below}
 
 
 def _first_starts(results: Results, start: str, count: int) -> list[int]:

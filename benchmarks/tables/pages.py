@@ -42,6 +42,11 @@ class TeacherVerdict(TypedDict):
     """Correlation of the teachers' penalties within groups; None where it is undefined."""
 
 
+TEACHER_QUESTION = "Is the teacher informative?"
+OTHER_TEACHERS = "Teachers of other seeds:"
+"""How the two notes on the teachers begin."""
+
+
 def main_page(results: Results, teacher: TeacherVerdict | None) -> Table:
     """Return the main table: one row per method, one column per test set.
 
@@ -85,7 +90,7 @@ def main_page(results: Results, teacher: TeacherVerdict | None) -> Table:
         *missing,
         *(_released_note(name) for name in config.released),
         *(["Monitors: " + "; ".join(flagged) + "."] if flagged else []),
-        *([] if teacher is None else [f"Is the teacher informative? {teacher_note(teacher)}"]),
+        *([] if teacher is None else [f"{TEACHER_QUESTION} {teacher_note(teacher)}"]),
         f"Behind any number: `python -m benchmarks.explain_cell {results.folder}/tables/main.csv method=iapo "
         "test_set=h_bar accuracy`. A `.run.json` beside each file says how it was made.",
     ]
@@ -128,7 +133,7 @@ def teacher_note(teacher: TeacherVerdict) -> str:
     word, _, reason = teacher["sentence"].partition(":")
     note = f"**{word}**:{reason}."
     if others:
-        note += " Teachers of other seeds: " + ", ".join(f"{seed} {verdict}" for seed, verdict in others.items())
+        note += f" {OTHER_TEACHERS} " + ", ".join(f"{seed} {verdict}" for seed, verdict in others.items())
         agreement = teacher["agreement"]
         note += "; they agree on nothing" if agreement is None else f"; agreement within groups r = {agreement:.2f}"
         note += "."

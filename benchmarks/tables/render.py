@@ -16,7 +16,7 @@ import pandas as pd
 
 from iapo.artifacts.files import atomic_write
 
-_FLOAT_FORMAT = "%.4f"
+FLOAT_FORMAT = "%.6f"
 WIDTH = 100
 """Characters of a line in Markdown, as wide as terminals are."""
 NOTHING = "–"
@@ -53,7 +53,7 @@ def write(table: Table, folder: Path) -> None:
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, with four decimals and Unix line ends."""
     with atomic_write(path) as tmp:
-        frame.to_csv(tmp, index=False, float_format=_FLOAT_FORMAT, lineterminator="\n")
+        frame.to_csv(tmp, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
 
 
 def markdown(table: Table) -> str:

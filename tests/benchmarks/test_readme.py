@@ -20,6 +20,7 @@ from benchmarks.readme import (
     marks,
     pages,
     quoted,
+    said_of_teacher,
     section,
     take,
     with_results,
@@ -50,6 +51,22 @@ def test_readme_says_how_long_mini_takes_and_from_how_many_starts() -> None:
     assert int(said) == pytest.approx(curve["minutes"], abs=5)
 
 
+def test_what_readme_says_of_the_teacher_in_words_is_what_was_found() -> None:
+    told = "cannot tell" in README.read_text()
+    assert told == ("**not**" in said_of_teacher((REFERENCE / "main.md").read_text()))
+    with pytest.raises(ValueError, match="found no 'Is the teacher informative"):
+        said_of_teacher("# Main\n\nnothing\n")
+
+
+def test_readme_and_the_page_it_links_to_round_alike() -> None:
+    for page, found in (
+        ("main.md", r"\d+\.\d \[\d+\.\d, \d+\.\d\]"),
+        ("contrasts.md", r"[+-]\S+ \[\S+, \S+\](?= points \()"),
+    ):
+        said, shown = re.findall(found, README.read_text()), (REFERENCE / page).read_text()
+        assert said and [each for each in said if each not in shown] == []
+
+
 def test_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= 90
 
@@ -64,9 +81,13 @@ def test_the_block_says_each_declared_comparison_with_its_runs() -> None:
     found = {"method": "iapo", "baseline": "vtool_r1", "delta": -0.021, "low": -0.05, "high": 0.008, "detectable": 0.04}
     contrasts = pd.DataFrame([found | {"verdict": "inconclusive (±2.9 points)", "by_seed": "-0.0100 -0.0320"}])
     begin, end = marks("results")
-    block = with_results(f"before {begin} old {end} after", pd.DataFrame(rows), contrasts)
+    teacher = said_of_teacher(
+        "# Main\n\nIs the teacher informative? **not**: the penalty\ndoes not tell. Teachers of other seeds: 0.\n\nx"
+    )
+    block = with_results(f"before {begin} old {end} after", pd.DataFrame(rows), contrasts, teacher)
+    assert block.endswith(f"\n- Is the teacher informative? **not**: the penalty does not tell.\n\n{end} after")
     assert block.startswith(f"before {begin}\n|") and block.endswith(f"{end} after") and "old" not in block
-    assert "| iapo " in block and "70.0 [60.0, 80.0] | 65 75" in block and "teacher" not in block
+    assert "| iapo " in block and "70.0 [60.0, 80.0] | 65 75" in block and "| teacher" not in block
     assert "`iapo` against `vtool_r1`: **inconclusive (±2.9 points)**, -2.1 [-5.0, +0.8] points" in block
     assert "each run: -1.0 -3.2; could have found 4.0" in block
 

@@ -66,6 +66,8 @@ def page(
             "",
             _markdown(_shown_controls(contrasts)),
             "",
+            _outcome_in_words(study, contrasts),
+            "",
             "### Settings by dev accuracy",
             "",
             "In percent: mean dev accuracy over a run, averaged over the starts. A default is chosen by this, not by "
@@ -81,7 +83,8 @@ def page(
             "Area: mean dev accuracy over the run.",
             "- Accuracy: of test questions, mean and each run.",
             "- Difference: points to the outcome alone with the advantage scaled alike, "
-            f"{statistics.level:.0%} interval over asked labels and runs.",
+            f"{statistics.level:.0%} interval over asked labels and runs, each by itself; verdicts are corrected for "
+            "their number, so a row can be inconclusive whose interval leaves out 0.",
             "- Verdict: the comparisons averaged over the scalings were declared beforehand. At each start they are "
             "tested one after the other, the oracle first, and each only if all before it succeeded; they are "
             f"corrected for the number of starts. {study.subject}'s under scaling per group, and all others, are "
@@ -121,6 +124,19 @@ def _gains_in_words(study: SparseStudy, contrasts: pd.DataFrame) -> str:
     return (
         f"The oracle wins {at}.{blind} `{study.subject}` wins {found['better'] or 'nowhere'}, and loses "
         f"{found['worse'] or 'nowhere'}."
+    )
+
+
+def _outcome_in_words(study: SparseStudy, contrasts: pd.DataFrame) -> str:
+    """In which settings, forms of the reward among them, the studied method wins and loses against the outcome."""
+    alone = contrasts["role"].isin([OUTCOME, HARM]) & (contrasts["method"] == study.subject)
+    found = {}
+    for word in ("better", "worse"):
+        rows = contrasts[alone & (contrasts["verdict"] == word)]
+        found[word] = "; ".join(f"`{row['setting']}` at `{row['start']}` {_gain(row)}" for _, row in rows.iterrows())
+    return (
+        f"Against the outcome alone, scaled alike and corrected for their number, `{study.subject}` wins in: "
+        f"{found['better'] or 'none'}. It loses in: {found['worse'] or 'none'}."
     )
 
 

@@ -330,6 +330,8 @@ def test_the_page_begins_with_the_answer_and_shows_every_cell(
     assert rare["start"] == "`rare`" and rare["`planted_penalty`"].startswith("**+")
     assert rare["`iapo`, scaled per group"].startswith("**-1") and "**" not in rare["`iapo`, scaled per batch"]
     assert "The oracle wins at every start. `iapo` wins nowhere, and loses scaled per group at `rare`.\n" in text
+    said = "corrected for their number, `iapo` wins in: none. It loses in: `group` at `rare` **-1"
+    assert said in text.split("### Against the matched control")[1].split("###")[0]
     draw(harmed, tmp_path / "page.png")
     width, height = Image.open(tmp_path / "page.png").size
     assert width < 900 and height > 300

@@ -62,8 +62,9 @@ class Run:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.began = folder, time.time()
-        self._output = folder / "run.log"
-        with self._output.open("w") as output:
+        # Beside the folder: what a run says must have room when the folder's disk is full.
+        self.output = folder.with_name(f"{folder.name}.log")
+        with self.output.open("w") as output:
             self.process = subprocess.Popen(
                 [sys.executable, *_COMMAND],
                 cwd=folder,
@@ -112,7 +113,7 @@ class Run:
 
     def printed(self) -> str:
         """What it printed."""
-        return self._output.read_text(errors="replace")
+        return self.output.read_text(errors="replace")
 
 
 def _log_of(process: psutil.Process, logs: Path) -> str | None:
@@ -185,7 +186,7 @@ class Clone:
 
 
 class Disk:
-    """A disk of its own for the results, whose room can be taken and given."""
+    """A disk of its own, whose room can be taken and given."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -47,7 +47,7 @@ def disturb(
 
     Args:
         clone: whose run it is.
-        room: its results' own disk.
+        room: its own disk.
         rng: of the moments and the jobs.
         planned: the faults of every stage.
         footprints: gets each run's, as it was before its fault.

@@ -1,11 +1,19 @@
 """Which precision products are taken in."""
 
+import re
+from dataclasses import fields
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
 import torch
 from torch import nn
 
+from iapo.artifacts.code_digest import ROOT
+from iapo.config.schema import Config
+from iapo.config.sources import HardwareConfig, Precision
+from iapo.models.loading import load_to_run, save_model
 from iapo.models.precision import exact_products, full_precision, lowered, passed
 
 GPU = torch.device("cuda")
@@ -49,3 +57,26 @@ def test_products_are_lowered_to_low_weights_alone(dtype: torch.dtype, expected:
         assert torch.is_autocast_enabled("cpu") == expected
         assert not expected or torch.get_autocast_dtype("cpu") == dtype
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_model_that_only_runs_has_the_configured_precision(tiny: tuple[Any, Any], tmp_path: Path) -> None:
+    save_model(*tiny, tmp_path / "model")
+    for precision in get_args(Precision):
+        config = Config(profile="test", hardware=HardwareConfig(precision=precision))
+        model, _ = load_to_run(tmp_path / "model", config)
+        assert {weight.dtype for weight in model.parameters()} == {getattr(torch, precision)}
+
+
+def test_every_key_of_the_hardware_is_read_by_what_runs() -> None:
+    reckoning = {"stages", "times", "estimate", "memory", "measured_card", "sources"}
+    told = "\n".join(
+        path.read_text()
+        for folder in ("iapo", "baselines", "workflow")
+        for path in sorted((ROOT / folder).rglob("*"))
+        if path.suffix in (".py", ".smk") and path.stem not in reckoning
+    )
+    # The card's speed says how long a run takes, and nothing else; trials have a number of processes of their own.
+    told_by_another = {"tflops", "bandwidth_tb", "measured"} | {"trials_on_one_gpu"}
+    keys = {each.name for each in fields(HardwareConfig)} - told_by_another
+    assert [key for key in sorted(keys) if not re.search(rf"hardware\.{key}\b", told)] == []
+    assert "hardware.of_trials.processes" in told

@@ -1,5 +1,7 @@
 """Micro-batches without their padding score what whole ones do."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import Trainer
+from trl import GRPOTrainer
+from trl.trainer import grpo_trainer
 
 from baselines import METHODS
 from iapo.config.schema import Config, HardwareConfig, TrainConfig
 from iapo.models.loading import save_model
+from iapo.training import sharded_mixin
 from iapo.training.run import train
+from iapo.training.sharded_mixin import sharded_reference
+from iapo.training.trainer import FigureTrainer
 from iapo.training.trimmed_pass import TrimmedPassMixin, attended_columns
 from iapo.types import Example
 
@@ -25,6 +33,48 @@ def test_no_attended_token_is_cut_and_no_column_of_padding_left(rows: list[tuple
     kept, cut = attended_columns(mask)
     assert mask[:, kept].sum() == mask.sum() and cut == width - kept.stop
     assert mask[:, kept][:, 0].any() and mask[:, kept][:, -1].any()
+
+
+def test_trl_builds_the_reference_as_accelerate_shards_the_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[object] = []
+
+    def built(*_: Any, **__: Any) -> None:
+        seen.append(grpo_trainer.prepare_fsdp)
+        raise InterruptedError
+
+    monkeypatch.setattr(GRPOTrainer, "__init__", built)
+    with pytest.raises(InterruptedError):
+        FigureTrainer()
+    assert seen == [sharded_reference] and grpo_trainer.prepare_fsdp is not sharded_reference
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_pass_has_its_head_gathered_and_its_pixels_in_the_host_s_memory(
+    tiny: tuple[Any, Any], test_examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(*tiny, tmp_path / "model")
+    gathered: list[object] = []
+    moved: list[set[str]] = []
+
+    @contextmanager
+    def counted(model: object) -> Iterator[None]:
+        gathered.append(model)
+        yield
+
+    def input_moved(self: Trainer, data: Any) -> Any:
+        moved.append(set(data) if isinstance(data, Mapping) else set())
+        return data
+
+    monkeypatch.setattr(sharded_mixin, "gathered_head", counted)
+    monkeypatch.setattr(Trainer, "_prepare_input", input_moved)
+    settings = TrainConfig(steps=1, groups_per_step=2, group_size=2, prompts_per_set=1, kl_beta=0.1)
+    train(
+        METHODS["vtool_r1"], Config(profile="test", train=settings), test_examples, start=tmp_path / "model",
+        run_dir=tmp_path / "work", output=tmp_path / "out", seed=0,
+    )  # fmt: skip
+    # The policy and its reference.
+    assert len({id(model) for model in gathered}) == 2
+    assert any("input_ids" in names for names in moved) and not any("pixel_values" in names for names in moved)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -53,6 +53,17 @@ def test_the_code_evaluates_no_text_and_starts_no_shell() -> None:
     assert {name: parts for name, parts in found.items() if parts} == {}
 
 
+def test_one_rule_has_a_shell_command_of_fixed_text() -> None:
+    rules = "\n".join(path.read_text() for path in [ROOT / "Snakefile", *sorted((ROOT / "workflow").rglob("*.smk"))])
+    (command,) = re.findall(r"^ +shell:\n((?: {8}.*\n)+)", rules, re.MULTILINE)
+    filled = set(re.findall(r"{+([\w.()]+)}+", command))
+    assert filled == {"shlex.quote(sys.executable)", "input", "input.csv", "output.csv", "input.markdown",
+                      "output.markdown", "log"}  # fmt: skip
+    assert len(re.findall(r"\bshell\b", rules)) == 2 and "shell.prefix(silent_imports())" in rules
+    (rule,) = re.findall(r"^rule show_table:\n(.*?)^    shell:", rules, re.MULTILINE | re.DOTALL)
+    assert "wildcards" not in rule and "config" not in rule.replace("configuration's", "")
+
+
 @pytest.mark.parametrize(
     "text",
     ["eval(x)", "import pickle", "from dill import loads", "run(x, shell=True)", "os.system(x)", "torch.load(x)"],

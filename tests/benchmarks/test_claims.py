@@ -60,11 +60,16 @@ def accuracy(world: World, gain: float, ratio: float = 1.0) -> float:
     return float((expit(logits) @ WEIGHTS).mean() / WEIGHTS.sum())
 
 
+def gain_of(world: World, points: float) -> float:
+    """What is to be added to the first method's logits so that it is better by ``points``."""
+    target = accuracy(world, 0, world.ratio) + points / 100
+    return float(brentq(lambda logit: accuracy(world, logit) - target, -1, 3))
+
+
 def simulate(world: World, points: float, seed: int, pairs: int = PAIRS) -> Iterator[tuple[Scores, Scores, Clusters]]:
     """Pairs of methods of which the first is better by ``points`` of average accuracy, and the items' labels."""
     rng = np.random.default_rng(seed)
-    target = accuracy(world, 0, world.ratio) + points / 100
-    gain = brentq(lambda logit: accuracy(world, logit) - target, -1, 3)
+    gain = gain_of(world, points)
     ease = np.array(list(SETS.values()))[:, None]
     shape = (world.seeds, len(SETS), ITEMS)
     for _ in range(pairs):
@@ -104,9 +109,11 @@ class Starts:
     """What it does to one of them, which its seeds share."""
 
 
-def simulate_starts(shape: Starts, seed: int) -> Iterator[PairedDifference]:
-    """Comparisons of equal methods whose seeds start from cold starts of their own."""
+def simulate_starts(shape: Starts, seed: int, points: float = 0) -> Iterator[PairedDifference]:
+    """Comparisons of methods whose seeds start from cold starts; the first is better by ``points``."""
     rng = np.random.default_rng(seed)
+    spread = float(np.linalg.norm([shape.together, shape.apart, TRAINED.run]))
+    gain = gain_of(World(shape.starts, spread, 0), points)
     ease = np.array(list(SETS.values()))[:, None]
     starts = np.tile(np.arange(shape.starts), shape.seeds_each)
     size = (len(starts), len(SETS), ITEMS)
@@ -115,10 +122,10 @@ def simulate_starts(shape: Starts, seed: int) -> Iterator[PairedDifference]:
         questions = ease + rng.normal(0, LABEL, LABELS)[asked] + rng.normal(0, QUESTION, size[1:])
         shared = rng.normal(0, shape.together, shape.starts)
         pair = []
-        for _ in range(2):
+        for added in (gain, 0.0):
             runs = (shared + rng.normal(0, shape.apart, shape.starts))[starts] + rng.normal(0, TRAINED.run, len(starts))
             labels = rng.normal(0, RUN_LABEL, (len(starts), LABELS))[:, asked]
-            logits = questions + runs[:, None, None] + labels + rng.normal(0, ANSWER, size)
+            logits = questions + added + runs[:, None, None] + labels + rng.normal(0, ANSWER, size)
             right = rng.random(size) < expit(logits)
             pair.append({name: right[:, i] for i, name in enumerate(SETS)})
         clusters = {name: asked[i].tolist() for i, name in enumerate(SETS)}
@@ -132,6 +139,19 @@ def test_equal_methods_of_shared_cold_starts_are_claimed_different_in_one_of_twe
     found = list(simulate_starts(shape, seed=6))
     assert 0.03 <= share(found, "better", "worse") <= 0.07
     assert 0.93 <= np.mean([each.low <= 0 <= each.high for each in found]) <= 0.97
+
+
+def test_five_points_over_shared_cold_starts_are_found_as_often_as_the_stated_power_says() -> None:
+    # As mini's: six cold starts, one run each.
+    found = list(simulate_starts(Starts(6, 1), seed=8, points=5))
+    assert share(found, "better") == pytest.approx(np.mean([each.power(0.05) for each in found]), abs=0.05)
+    assert share(found, "worse") < 0.01
+    assert 0.93 <= np.mean([each.low <= 0.05 <= each.high for each in found]) <= 0.97
+
+
+@pytest.mark.parametrize("shape", [Starts(6, 1, apart=0.05), Starts(12, 1)], ids=str)
+def test_methods_at_the_margin_are_seldom_called_equivalent_over_shared_cold_starts(shape: Starts) -> None:
+    assert share(list(simulate_starts(shape, seed=9, points=MARGIN)), "equivalent") < 0.05
 
 
 def test_the_simulated_runs_lie_as_far_apart_as_trained_ones() -> None:
@@ -161,6 +181,6 @@ def test_the_detectable_difference_is_found_at_its_power() -> None:
     assert share(compare(TRAINED, points, seed=4), "better") == pytest.approx(0.8, abs=0.05)
 
 
-@pytest.mark.parametrize("name", ["five seeds", "unequal, six seeds", "unequal, twelve seeds"])
+@pytest.mark.parametrize("name", ["three seeds", "five seeds", "unequal, six seeds", "unequal, twelve seeds"])
 def test_methods_at_the_margin_are_seldom_called_equivalent(name: str) -> None:
     assert share(compare(WORLDS[name], MARGIN, seed=5), "equivalent") < 0.05

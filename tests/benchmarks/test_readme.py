@@ -204,3 +204,10 @@ def test_a_run_s_tables_are_taken_as_they_are(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "reference/mini").iterdir()} == {
         path.name: path.read_bytes() for path in REFERENCE.iterdir()
     }
+
+
+def test_the_sparse_page_is_of_starts_as_rare_as_the_study_asks_for() -> None:
+    page = (REFERENCE.parent / "sparse.md").read_text()
+    rates = {name: float(rate) for name, rate in re.findall(r"^\| `(\w+)` +\| ([\d.]+) +\|", page, re.MULTILINE)}
+    assert list(rates) == ["rare", "some", "often"]
+    assert 0.3 <= rates["rare"] <= 1 and 3 <= rates["some"] <= 8 and 15 <= rates["often"] <= 30

@@ -1,6 +1,7 @@
 """Configuration: one line a problem, and documents that follow the dataclasses."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
@@ -15,6 +16,7 @@ from iapo.config.conflicts import is_other_row
 from iapo.config.reference import config_reference
 from iapo.config.schema import ConfigError, HardwareConfig, config_schema, load_config
 from iapo.config.sources import RERUNS_NOTHING
+from iapo.jobs.estimate import read_config
 from iapo.jobs.preflight import PreflightError, check_methods, claim_results
 
 SOURCE = {"repo": "owner/name", "revision": "0" * 40}
@@ -164,3 +166,16 @@ def test_every_key_of_the_hardware_that_decides_something_is_acted_on() -> None:
     decided = [key for key, hint in hints.items() if RERUNS_NOTHING not in getattr(hint, "__metadata__", ())]
     assert "precision" in decided and "tflops" not in decided
     assert [key for key in decided if not any(f"hardware.{key}" in text for text in sources)] == []
+
+
+@pytest.mark.parametrize("preset", sorted((ROOT / "config/presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_preset_is_valid_over_what_its_first_lines_name(preset: Path) -> None:
+    head = " ".join(line.lstrip("# ") for line in preset.read_text().splitlines() if line.startswith("#"))
+    named = head.partition("--configfile")[2] or head
+    files = list(dict.fromkeys(re.findall(r"config/[\w/]+\.yaml", named.partition("`")[0]))) or ["config/paper.yaml"]
+    if preset.stem.startswith("rehearsal"):
+        files = ["config/paper.yaml", "config/presets/rehearsal.yaml"]
+    own = str(preset.relative_to(ROOT))
+    config = read_config([ROOT / "config/mini.yaml", *(ROOT / name for name in dict.fromkeys([*files, own]))])
+    check_methods(config, METHODS)
+    assert len(config.methods) + len(config.grids) > 0

@@ -41,6 +41,7 @@ rule all:
     default_target: True
     input:
         "results/table.csv",
+        parts_of_table(),
 
 
 rule table_and_pages:
@@ -50,3 +51,4 @@ rule table_and_pages:
         RESULTS / "view.html",
         RESULTS / "view_training.html",
         RESULTS / "cards.run.json",
+        parts_of_table(),

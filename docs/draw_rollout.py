@@ -1,6 +1,6 @@
 """Draw docs/rollout.png: one rollout of training, and the two attributions that its reward compares.
 
-``python docs/draw_rollout.py results/mini/train/iapo/seed0/work/rollouts/step000070.parquet`` takes the first one of a
+``python docs/draw_rollout.py results/mini/train/iapo/seed3/work/rollouts/step000040.parquet`` takes the first one of a
 kept step whose call was carried out on the annotated label and whose answer is right.
 """
 
@@ -57,8 +57,8 @@ def draw(row: dict[str, Any], target: Path) -> None:
         f"3. it answers: {row['turns'][-1].removeprefix('FINAL ANSWER: ')}",
         "    right: outcome 1",
         "4. attribution differs:",
-        f"    divergence {penalty:.2f}",
-        f"reward = 1 − {weight:g} × {penalty:.2f} = {1 - weight * penalty:.2f}",
+        f"    divergence {penalty:.3f}",
+        f"reward = 1 − {weight:g} × {penalty:.3f} = {1 - weight * penalty:.3f}",
     )
     answer.text(0, 0.95, "\n".join(lines), va="top", fontsize=10.5, linespacing=1.7)
     _shares(figure.add_subplot(grid[1, :]), row)

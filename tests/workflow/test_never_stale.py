@@ -220,3 +220,38 @@ def test_every_job_has_read_what_its_rule_declares() -> None:
         if left := declared - set(record["settings_read"]):
             unread[path.relative_to(ROOT).as_posix()] = sorted(left)
     assert len(records) > 15 and unread == {}
+
+
+@pytest.mark.parametrize(
+    ("removed", "rules"),
+    [
+        ("train/trm/seed0", {"train_policy_0_1", "evaluate_policy_0_1", "make_tables", "show_table", "write_cards"}),
+        ("eval/trm", {"evaluate_policy_0_1", "make_tables", "show_table", "write_viewer"}),
+        ("teacher/start0/cache", {"cache_teacher", "train_policy_0_1", "make_tables"}),
+        ("tuning/iapo.json", {"tune_weight", "train_policy_0_1", "make_tables"}),
+        ("models/student/cold", {"cold_start", "train_policy_0_1", "evaluate_policy_off_the_shelf_0_1"}),
+        ("data", {"build_data", "train_policy_0_1", "make_tables"}),
+        ("tables", {"make_tables", "show_table"}),
+        (None, set()),
+    ],
+)
+def test_what_someone_removes_is_planned_again_with_all_that_follows(
+    tree: Path, removed: str | None, rules: set[str]
+) -> None:
+    if removed:
+        path = tree / RESULTS / removed
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for target in ("table_and_pages", "all"):
+        result = subprocess.run(
+            [sys.executable, "-m", "snakemake", "-n", target, "--cores", "1", "--configfile", "config/smoke.yaml"],
+            cwd=tree,
+            env=os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr[-2000:]
+        planned = set(re.findall(r"^(\w+) +\d+$", result.stdout.partition("Job stats:")[2], re.MULTILINE))
+        pages = {"write_cards", "write_viewer"}
+        assert rules - (pages if target == "all" else set()) <= planned
+        assert bool(planned) == bool(removed)

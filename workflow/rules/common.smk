@@ -326,6 +326,34 @@ def teacher_verdict(*names: str) -> list[Path]:
     return [RESULTS / "informative.json"] if asks else []
 
 
+def parts_of_table() -> list[Path]:
+    """What the table follows from, step by step.
+
+    Snakemake makes a missing file again only where a job that must run asks for it, or a target that is no file: as
+    inputs of the latter, parts that someone has removed are made again with all that follows from them.
+    """
+    rows, trained = CONFIG.evaluated_runs, CONFIG.trained_runs
+    own = [
+        (name, run)
+        for name, run in rows
+        if name != "api" and name not in CONFIG.released
+    ]
+    parts = [RESULTS / "data/manifest.json", RESULTS / "tables/main.csv"]
+    parts += [policy_weights(*row) for row in own]
+    parts += [trained_from(*run) for run in trained]
+    parts += [
+        path
+        for name, seed in trained
+        for path in (
+            *teacher_cache(name, [seed]),
+            *asked_teacher(name, [seed]),
+            *choice(name),
+        )
+    ]
+    parts += [RESULTS / f"eval/{name}/seed{run}/records.parquet" for name, run in rows]
+    return list(dict.fromkeys(parts))
+
+
 # What a repository is asked for: weights in one format only, and of the data what the ingest reads.
 WANTED = {
     "model": ["*.json", "*.safetensors", "*.txt", "*.jinja"],

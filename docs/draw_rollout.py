@@ -1,6 +1,6 @@
 """Draw docs/rollout.png: one rollout of training, and the two attributions that its reward compares.
 
-``python docs/draw_rollout.py results/mini/train/iapo/seed3/work/rollouts/step000040.parquet`` takes the first one of a
+``python docs/draw_rollout.py results/mini/train/iapo/seed2/work/rollouts/step000070.parquet`` takes the first one of a
 kept step whose call was carried out on the annotated label and whose answer is right.
 """
 

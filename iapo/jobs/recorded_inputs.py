@@ -45,8 +45,9 @@ def check_inputs(inputs: Iterable[Path]) -> None:
             _check(path, *found)
         elif path.parts[0] == RESULTS and path.exists() and not _is_of_older_code(path):
             raise DamagedInputError(
-                f"{path}: found no run record ({path.parent}{RECORD_SUFFIX}, or one beside it) that lists it; bring "
-                f"the record back from a copy, or remove {path}, and the same command makes both again"
+                f"{path}: found no run record that lists it, expected {path.parent}{RECORD_SUFFIX}, "
+                f"{path.with_suffix(RECORD_SUFFIX)} or another one beside it; bring the record back from a copy, or "
+                f"remove {path}, and the same command makes both again"
             )
 
 

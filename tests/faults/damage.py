@@ -19,6 +19,8 @@ class Damage:
     do: Callable[[Path], None]
     again: tuple[str, ...]
     """What is removed, so that the file is read again."""
+    mend: str | None = None
+    """What the message says to remove, where it is not the file itself."""
 
 
 def flip_bit(path: Path) -> None:
@@ -98,6 +100,12 @@ DAMAGES = (
     Damage("kept rollouts: half", "train/iapo/seed0/work/rollouts/*.parquet", truncate, ("view_training.html",)),
     Damage("policy kept by its run: a bit", "train/trm/seed0/work/finished/model.safetensors", flip_bit, _made("trm")),
     Damage("record of a run: half", "train/vtool_r1/seed0/model.run.json", truncate, ("tables",)),
-    Damage("record of answers: gone", "eval/trm/seed0/records.run.json", Path.unlink, ("tables",)),
+    Damage(
+        "record of answers: gone",
+        "eval/trm/seed0/records.run.json",
+        Path.unlink,
+        ("tables",),
+        mend="eval/trm/seed0/records.parquet",
+    ),
     Damage("records of answers: a bit", "eval/vtool_r1/seed0/records.parquet", flip_bit, ("tables",)),
 )

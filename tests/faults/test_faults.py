@@ -115,7 +115,7 @@ def _after(clone: Clone, kind: Damage, table: bytes) -> Verdict:
     if status == 0 or verdict.lost:
         return verdict
     # What the message asks for: without the file, it is made again.
-    path.unlink(missing_ok=True)
+    clone.forget(kind.mend) if kind.mend else path.unlink(missing_ok=True)
     again = clone.start()
     mended = again.ended() == 0 and clone.table() == table
     return verdict if mended else Verdict(kind.name, "named, and not mended by removing the file")

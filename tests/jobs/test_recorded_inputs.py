@@ -139,7 +139,8 @@ def test_a_result_whose_record_is_gone_is_not_used_unchecked(results: Path) -> N
     with pytest.raises(DamagedInputError) as error:
         check_inputs([weights])
     said = str(error.value)
-    assert said.startswith(f"{weights}: found no run record ({record}, ") and said.endswith("makes both again")
+    assert said.startswith(f"{weights}: found no run record that lists it, expected {record}, ")
+    assert said.endswith(f"or remove {weights}, and the same command makes both again")
     # It may be whole, and have taken hours.
     assert weights.exists()
     run_of([str(weights), str(record)]).write_record(record, inputs={}, seeds={})

@@ -42,6 +42,7 @@ rule all:
     input:
         "results/table.csv",
         parts_of_table(),
+        rules.make_tables.output,
 
 
 rule table_and_pages:
@@ -52,3 +53,4 @@ rule table_and_pages:
         RESULTS / "view_training.html",
         RESULTS / "cards.run.json",
         parts_of_table(),
+        rules.make_tables.output,

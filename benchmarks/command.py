@@ -50,7 +50,7 @@ def _table(settings: Settings, rest: Words) -> list[Words]:
 
 def _plan(settings: Settings, rest: Words) -> list[Words]:
     needs = ["python", "-m", "baselines.estimate", "--configfile", *settings.of_profile]
-    return [["snakemake", "results/table.csv", "-n", *settings.of_snakemake, *rest], needs]
+    return [["snakemake", "table_and_pages", "-n", *settings.of_snakemake, *rest], needs]
 
 
 def _status(settings: Settings, rest: Words) -> list[Words]:

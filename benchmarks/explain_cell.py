@@ -32,6 +32,7 @@ from benchmarks.tables.render import FLOAT_FORMAT
 from benchmarks.tables.scorers import scorer_table, sets_with_rule
 from benchmarks.tables.training import cost_records, cost_table, dynamics_table, tuning_table
 from iapo.artifacts.files import sha256_file
+from iapo.artifacts.run_record import RecordError
 
 _ITEMS_SHOWN = 5
 """Items listed per run and test set, as examples."""
@@ -141,7 +142,7 @@ def _evaluations(results: Results, method: str, sets: Sequence[str]) -> list[str
             lines.append(f"    {test_set}: {right} of {len(rows)} items right: {some}, …")
     means = [results.scores(method, name).mean(1) for name in sets]
     if means and not results.fault(method, sets):
-        lines.append(f"  accuracy by seed: {', '.join(f'{value:.4f}' for value in np.mean(means, axis=0))}")
+        lines.append(f"  accuracy by seed: {', '.join(FLOAT_FORMAT % value for value in np.mean(means, axis=0))}")
     return lines
 
 
@@ -236,5 +237,5 @@ def main(arguments: Sequence[str]) -> str:
 if __name__ == "__main__":
     try:
         print(main(sys.argv[1:]))
-    except (ExplainError, RecordsError) as error:
+    except (ExplainError, RecordsError, RecordError) as error:
         sys.exit(f"error: {error}")

@@ -6,7 +6,6 @@ still be computed.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -220,7 +219,7 @@ def _metrics(folder: Path, runs: Sequence[tuple[str, int]]) -> pd.DataFrame:
 def run_record(path: Path) -> dict[str, object]:
     """Return the run record beside an artefact such as ``records.parquet``; empty if there is none."""
     record = path.with_suffix(".run.json")
-    return dict(json.loads(record.read_text())) if record.exists() else {}
+    return dict(read_record(record)) if record.exists() else {}
 
 
 def recorded_config(folder: Path) -> Config:

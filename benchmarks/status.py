@@ -17,7 +17,7 @@ from tabulate import tabulate
 from iapo.jobs.preflight import LOCK
 from iapo.jobs.run_lines import kind_of
 
-TABLE = "results/table.csv"
+TABLE, TARGET = "results/table.csv", "table_and_pages"
 
 Row = Mapping[str, str]
 """One file of Snakemake's summary: ``output_file``, ``rule``, ``status``, ``plan`` and others."""
@@ -33,16 +33,17 @@ def status_text(rows: Sequence[Row], holders: Mapping[str, str]) -> str:
     """Return the table of rules, what that comes to, and who holds which folder.
 
     Args:
-        rows: of the summary, in the order in which Snakemake names them, the table first.
+        rows: of the summary, the table's among them.
         holders: results folder → process that holds it.
     """
     rules = list(dict.fromkeys(kind_of(row["rule"]) for row in reversed(rows)))
     counted = [(rule, *_counts([row for row in rows if kind_of(row["rule"]) == rule])) for rule in rules]
     there, left = _counts(rows)
+    table = next(row for row in rows if row["output_file"] == TABLE)
     lines = [
         tabulate(counted, headers=("rule", "files there", "to be made")),
         "",
-        f"{TABLE}: {_word(rows[0])}; of {len(rows)} files {there} are there, {left} are to be made",
+        f"{TABLE}: {_word(table)}; of {len(rows)} files {there} are there, {left} are to be made",
         *(f"{folder} is in use by process {holder}" for folder, holder in holders.items()),
     ]
     return "\n".join(lines if holders else [*lines, "no run holds a folder of results"])
@@ -73,7 +74,7 @@ def _is_held(path: Path) -> bool:
 def main(arguments: Sequence[str]) -> int:
     """Print the status of the run that Snakemake's options name; Snakemake's own status where it finds no plan."""
     program = Path(sys.executable).with_name("snakemake")
-    asked = subprocess.run([program, TABLE, "--summary", *arguments], capture_output=True, text=True)
+    asked = subprocess.run([program, TARGET, "--summary", *arguments], capture_output=True, text=True)
     if asked.returncode or "output_file\t" not in asked.stdout:
         print(asked.stderr.strip(), file=sys.stderr)
         return asked.returncode or 1

@@ -64,9 +64,9 @@ def oracle_share(study: SparseStudy, row: pd.Series, contrasts: pd.DataFrame) ->
     if row["method"] == statistics.oracle:
         return "it is the oracle"
     declared = contrasts[(contrasts["role"] == ORACLE) & (contrasts["start"] == start)]
-    if list(declared["verdict"]) != ["better"]:
-        return "the oracle is not found better"
     whole = pairs_of(study, statistics.oracle, statistics.reference_method, setting, start)
+    if whole and list(declared["verdict"]) != ["better"]:
+        return "the oracle is not found better"
     if not whole:
         return "no oracle in this setting"
     gain = weights_of(pairs_of(study, row["method"], row["against"], setting, start))

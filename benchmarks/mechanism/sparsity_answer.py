@@ -1,7 +1,8 @@
 """The answer of the study's sparse half in plain words, which follow from the contrasts by rules.
 
-Four questions: does the oracle win at every sparsity; does the studied method, over all scalings; where does scaling
-per group harm; is any setting of the studied method better than the same with its matched control?
+Does the oracle win at every sparsity; does the studied method, over all scalings, and by what share of the oracle's
+gain; where does scaling per group harm; is any setting of the studied method better than the same with its matched
+control?
 """
 
 from __future__ import annotations

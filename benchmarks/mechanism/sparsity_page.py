@@ -119,7 +119,7 @@ def _gains_in_words(study: SparseStudy, contrasts: pd.DataFrame) -> str:
     everywhere = len(won) == len(study.starts)
     at = "at every start" if everywhere else f"at {_listed(won)}" if len(won) else "nowhere"
     found = {word: _places(study, subject[subject["verdict"] == word]) for word in ("better", "worse")}
-    lost = [start for start in study.starts if start not in set(won)]
+    lost = [start for start in study.starts if start in set(oracle["start"]) - set(won)]
     blind = f" At {_listed(lost)} this world cannot tell." if lost else ""
     return (
         f"The oracle wins {at}.{blind} `{study.subject}` wins {found['better'] or 'nowhere'}, and loses "

@@ -181,7 +181,7 @@ def _cell_row(study: SparseStudy, cell: Cell, contrasts: pd.DataFrame) -> Row:
         "term_alone": study.early(cell.name, f"advantage/{term}_alone"),
         **_learning(study, cell.name),
         "accuracy": float(np.mean(runs)),
-        "accuracy_by_seed": " ".join(f"{value:.4f}" for value in runs),
+        "accuracy_by_seed": " ".join(f"{value:.6f}" for value in runs),
     }
     against_outcome = contrasts[contrasts["role"].isin([OUTCOME, HARM]) & (contrasts["name"] == cell.name)]
     if against_outcome.empty:

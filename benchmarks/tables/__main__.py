@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks.records import RecordsError
 from benchmarks.results import recorded_config
 from benchmarks.tables.write import write_all
+from iapo.artifacts.run_record import RecordError
 
 
 def main(arguments: list[str]) -> str:
@@ -21,5 +22,5 @@ def main(arguments: list[str]) -> str:
 if __name__ == "__main__":
     try:
         print(main(sys.argv[1:]))
-    except RecordsError as error:
+    except (RecordsError, RecordError) as error:
         sys.exit(f"error: {error}")

@@ -1,6 +1,6 @@
 """Rendering of tables as CSV, Markdown and LaTeX.
 
-The CSV has the full table with four decimals; the other formats have its readable version.
+The CSV has the full table with six decimals; the other formats have its readable version.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def write(table: Table, folder: Path) -> None:
 
 
 def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, with four decimals and Unix line ends."""
+    """Write a table as CSV, with six decimals and Unix line ends."""
     with atomic_write(path) as tmp:
         frame.to_csv(tmp, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
 

@@ -63,7 +63,7 @@ def _learning(method: object, rows: pd.DataFrame, results: Results) -> Row:
     return {
         "method": method,
         "dev_area": float(np.mean(areas)) if areas else np.nan,
-        "dev_area_by_seed": " ".join(f"{area:.4f}" for area in areas),
+        "dev_area_by_seed": " ".join(f"{area:.6f}" for area in areas),
         "steps_to_target": float(np.mean(known)) if known else np.nan,
         "steps_to_target_by_seed": " ".join("-" if step is None else f"{step:g}" for step in reached),
     }

@@ -59,7 +59,7 @@ class TrainConfig:
     """Tokens of both turns and the tool's answer, image tokens included; null derives it from the data: two turns of
     `turn_tokens` and the longest answer of a tool."""
     turn_tokens: Count = 24
-    """Longest turn that the derived length leaves room for, tokens; none is longer then, nor with vLLM at all."""
+    """Longest turn that the derived length leaves room for, tokens; then no turn is longer, and with vLLM never."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus that the rollouts are sampled from."""
     rollouts: Literal["transformers", "vllm_colocate", "vllm_server"] = "transformers"

@@ -253,8 +253,8 @@ class _Reckoning:
         first, second = longest.prompt, longest.sequence - longest.turn
         memory = max(
             self._attributing_memory(teacher),
-            self._calling_memory(teacher, min(_PROMPTS_TOGETHER, _TOKENS_TOGETHER // first)),
-            self._answering_memory(teacher, min(_PROMPTS_TOGETHER, _TOKENS_TOGETHER // second)),
+            self._calling_memory(teacher, min(_PROMPTS_TOGETHER, max(1, _TOKENS_TOGETHER // first))),
+            self._answering_memory(teacher, min(_PROMPTS_TOGETHER, max(1, _TOKENS_TOGETHER // second))),
         )
         parts = self._hardware.cache_jobs
         job = self._running("cache", "cache the teacher's attribution", teacher, memory, hours / parts)

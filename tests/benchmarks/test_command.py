@@ -42,7 +42,7 @@ def lines(text: str) -> list[str]:
         (
             "plan --profile paper --resources gpu=8",
             [
-                "snakemake results/table.csv -n --workflow-profile profiles/paper --resources gpu=8",
+                "snakemake table_and_pages -n --workflow-profile profiles/paper --resources gpu=8",
                 "python -m baselines.estimate --configfile config/paper.yaml",
             ],
         ),

@@ -45,7 +45,7 @@ def test_area_and_steps_by_hand() -> None:
 def test_every_seed_is_in_the_table(results: Results) -> None:
     table = dynamics_table(results).set_index(["method", "step"])
     row = table.loc[("vtool_r1", 7)]
-    assert row["dev_area_by_seed"] == "0.4000 0.1000" and row["dev_area"] == pytest.approx(0.25)
+    assert row["dev_area_by_seed"] == "0.400000 0.100000" and row["dev_area"] == pytest.approx(0.25)
     assert row["steps_to_target_by_seed"] == "20 -" and row["steps_to_target"] == 20
     assert table.loc[("iapo", 30), "steps_to_target_by_seed"] == "10 0"
     assert table.loc[("iapo", 20), "dev_accuracy_max"] == 0.6 and np.isnan(table.loc[("iapo", 21), "dev_accuracy_max"])

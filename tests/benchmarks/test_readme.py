@@ -52,7 +52,7 @@ def test_readme_says_how_long_mini_takes_and_from_how_many_starts() -> None:
 
 
 def test_what_readme_says_of_the_teacher_in_words_is_what_was_found() -> None:
-    told = "cannot tell" in README.read_text()
+    told = "[cannot tell](docs/informative.md)" in README.read_text()
     assert told == ("**not**" in said_of_teacher((REFERENCE / "main.md").read_text()))
     with pytest.raises(ValueError, match="found no 'Is the teacher informative"):
         said_of_teacher("# Main\n\nnothing\n")

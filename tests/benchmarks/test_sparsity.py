@@ -1,6 +1,7 @@
 """The study's sparse half: what is compared with what, what the words follow from, the page and the picture."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +275,20 @@ def test_a_share_follows_the_declared_oracle_and_not_each_setting_s(config: Conf
     assert table.loc["iapo_group_rare", "oracle_share_reason"] == TOO_UNCERTAIN
     assert table.loc["iapo_group_some", "oracle_share_reason"] == "the oracle is not found better"
     assert _shown_share(table.loc["iapo_group_rare"].to_dict()) == f"– ({TOO_UNCERTAIN})"
+
+
+def test_a_start_without_an_oracle_is_not_called_blind(config: Config) -> None:
+    grids = {
+        name: replace(grid, methods=tuple(m for m in grid.methods if m != "planted_penalty"))
+        for name, grid in config.grids.items()
+    }
+    without = replace(config, grids=grids)
+    found = study(without, levels(without))
+    contrasts = contrasts_table(found)
+    table = cells_table(found, contrasts)
+    assert set(table["oracle_share_reason"]) == {"it is the outcome alone", "no oracle in this setting"}
+    text = page(found, answer(found, contrasts), starts_table(found), table, contrasts)
+    assert "cannot tell" not in text and "No oracle was trained" in text
 
 
 def test_the_averaged_share_is_told_start_by_start(config: Config) -> None:

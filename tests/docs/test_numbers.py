@@ -29,9 +29,9 @@ HELD = {
     "quickstart.md": {"30 minutes", "9 GB", "7 GB"},
     # tests/benchmarks/gpu_check/test_checks.py
     "gpu_check.md": {"25 minutes"},
-    # What a preset is for, which tests/baselines/test_estimate.py holds.
     # STATED below.
     "resume.md": {"20 seconds", "1 GiB"},
+    # What a preset is for, which tests/baselines/test_estimate.py holds.
     "one_gpu.md": {"80 GB", "24 GB"},
     "four_gpus.md": {"80 GB"},
 }

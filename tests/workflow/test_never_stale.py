@@ -232,6 +232,9 @@ def test_every_job_has_read_what_its_rule_declares() -> None:
         ("models/student/cold", {"cold_start", "train_policy_0_1", "evaluate_policy_off_the_shelf_0_1"}),
         ("data", {"build_data", "train_policy_0_1", "make_tables"}),
         ("tables", {"make_tables", "show_table"}),
+        ("figures", {"make_tables"}),
+        ("student_calls", {"sample_student", "cache_teacher", "make_tables"}),
+        ("informative.json", {"informative_teacher", "make_tables"}),
         (None, set()),
     ],
 )

@@ -338,7 +338,7 @@ def parts_of_table() -> list[Path]:
         for name, run in rows
         if name != "api" and name not in CONFIG.released
     ]
-    parts = [RESULTS / "data/manifest.json", RESULTS / "tables/main.csv"]
+    parts = [RESULTS / "data/manifest.json", *teacher_verdict(*CONFIG.methods)]
     parts += [policy_weights(*row) for row in own]
     parts += [trained_from(*run) for run in trained]
     parts += [
@@ -348,6 +348,15 @@ def parts_of_table() -> list[Path]:
             *teacher_cache(name, [seed]),
             *asked_teacher(name, [seed]),
             *choice(name),
+            RESULTS / f"train/{name}/seed{seed}/metrics.csv",
+        )
+    ]
+    parts += [
+        calls
+        for name, seed in trained
+        if reads_cache(name)
+        for calls in cached_calls(
+            cache_name(RESOLVED[name][1]), CONFIG.teacher_of[seed]
         )
     ]
     parts += [RESULTS / f"eval/{name}/seed{run}/records.parquet" for name, run in rows]

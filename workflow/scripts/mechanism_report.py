@@ -28,7 +28,7 @@ with job(snakemake) as run:
     lines = findings(compared, relied)
     for frame, output in ((table, snakemake.output.conditions), (compared, snakemake.output.differences)):
         with atomic_write(Path(output)) as tmp:
-            frame.to_csv(tmp, index=False, float_format="%.4f")
+            frame.to_csv(tmp, index=False, float_format="%.6f")
     draw(records, metrics, compared, Path(snakemake.output.plots))
     with atomic_write(Path(snakemake.output.page)) as tmp:
         tmp.write_text(page(table, compared, lines, run.config))

@@ -33,7 +33,7 @@ with job(snakemake) as run:
         (contrasts, snakemake.output.contrasts),
     ):
         with atomic_write(Path(output)) as tmp:
-            frame.to_csv(tmp, index=False, float_format="%.4f")
+            frame.to_csv(tmp, index=False, float_format="%.6f")
     draw(study, Path(snakemake.output.plots))
     with atomic_write(Path(snakemake.output.page)) as tmp:
         tmp.write_text(page(study, answers, starts, cells, contrasts))

@@ -44,11 +44,13 @@ def step_times(
     Returns:
         Timings of ``grpo_step``, ``iapo_step``, ``attribution``, ``generation`` and ``loss``.
     """
+    # Steps alone: nothing is asked along the way, and no weights are kept.
+    alone = replace(config, train=replace(config.train, dev_every=0, average_last=0))
     with tempfile.TemporaryDirectory() as directory:
         run_dir = Path(directory)
         rows = train(
             replace(method, trainer=f"{__name__}:{EveryOtherStep.__name__}"),
-            config,
+            alone,
             examples,
             start=start,
             sources=Sources(cache=cache),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.perf.timing import Spread, spread
 from iapo.config.method_registry import Method
@@ -29,6 +30,15 @@ class EveryOtherStep(AlignmentTrainer):
             row["student_block_sums"] = row["teacher_block_sums"] = None
 
 
+def timed_settings(train: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a training as those of one whose steps are timed: nothing is asked or kept along the way.
+
+    Args:
+        train: section ``train`` of the configuration.
+    """
+    return {**train, "steps": max(8, train["steps"]), "save_every": 10_000, "dev_every": 0, "average_last": 0}
+
+
 def step_times(
     method: Method, config: Config, examples: Sequence[Example], *, start: Path, cache: Path
 ) -> dict[str, Spread]:
@@ -44,13 +54,11 @@ def step_times(
     Returns:
         Timings of ``grpo_step``, ``iapo_step``, ``attribution``, ``generation`` and ``loss``.
     """
-    # Steps alone: nothing is asked along the way, and no weights are kept.
-    alone = replace(config, train=replace(config.train, dev_every=0, average_last=0))
     with tempfile.TemporaryDirectory() as directory:
         run_dir = Path(directory)
         rows = train(
             replace(method, trainer=f"{__name__}:{EveryOtherStep.__name__}"),
-            alone,
+            config,
             examples,
             start=start,
             sources=Sources(cache=cache),

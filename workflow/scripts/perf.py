@@ -18,7 +18,7 @@ with job(snakemake) as run:
 
     from baselines import METHODS
     from benchmarks.perf.attributions import against_captum, lengthened, scaling
-    from benchmarks.perf.steps import step_times
+    from benchmarks.perf.steps import step_times, timed_settings
     from benchmarks.perf.timing import alternating
     from iapo.artifacts.files import directory_beside
     from iapo.config.declared import declared_config
@@ -36,8 +36,8 @@ with job(snakemake) as run:
     manifest, start = Path(snakemake.input.manifest), Path(snakemake.input.cold)
     cache_directory = directory_beside(Path(snakemake.input.stats[0]))
     examples = read_split(manifest.parent, "train", TEST_SETS)
-    longest = {**asdict(config.train), "steps": max(8, config.train.steps), "save_every": 10_000}
-    timed = declared_config({**snakemake.params.settings, "train": longest}, config)
+    settings = timed_settings(asdict(config.train))
+    timed = declared_config({**snakemake.params.settings, "train": settings}, config)
     steps = step_times(method, timed, examples, start=start.parent, cache=cache_directory)
     prompts, per_set = training_prompts(examples, config.train.prompts_per_set), config.train.prompts_per_set
     # Of every set the first, then of every set the second, and so on.

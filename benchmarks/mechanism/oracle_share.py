@@ -65,10 +65,10 @@ def oracle_share(study: SparseStudy, row: pd.Series, contrasts: pd.DataFrame) ->
         return "it is the oracle"
     declared = contrasts[(contrasts["role"] == ORACLE) & (contrasts["start"] == start)]
     whole = pairs_of(study, statistics.oracle, statistics.reference_method, setting, start)
-    if whole and list(declared["verdict"]) != ["better"]:
-        return "the oracle is not found better"
     if not whole:
         return "no oracle in this setting"
+    if list(declared["verdict"]) != ["better"]:
+        return "the oracle is not found better"
     gain = weights_of(pairs_of(study, row["method"], row["against"], setting, start))
     try:
         share = study.share_of(gain, weights_of(whole))

@@ -15,6 +15,7 @@ from benchmarks.mechanism.sparsity_tables import CONTROL, HARM, PRIMARY
 from benchmarks.stats.multiplicity import holm
 from benchmarks.stats.ratio import Ratio
 from benchmarks.stats.verdicts import CANNOT_TELL, verdict
+from benchmarks.tables.render import NOTHING
 
 
 def answer(study: SparseStudy, contrasts: pd.DataFrame) -> list[str]:
@@ -64,15 +65,10 @@ def share_sentence(study: SparseStudy, contrasts: pd.DataFrame) -> str:
     """Say how much of the oracle's gain over the outcome alone the studied method has at each start."""
     alone = contrasts["against"] == study.config.statistics.reference_method
     rows = contrasts[(contrasts["role"] == PRIMARY) & alone & (contrasts["method"] == study.subject)]
-    shares = {row["start"]: oracle_share(study, row, contrasts) for _, row in rows.iterrows()}
-    if all(isinstance(share, str) and share != TOO_UNCERTAIN for share in shares.values()):
+    shares = {row["start"]: _share(oracle_share(study, row, contrasts)) for _, row in rows.iterrows()}
+    if set(shares.values()) <= {NOTHING}:
         return ""
-    said = "; ".join(
-        f"`{start}` {'–' if share != TOO_UNCERTAIN else share}"
-        if isinstance(share, str)
-        else f"`{start}` {_share(share)}"
-        for start, share in shares.items()
-    )
+    said = "; ".join(f"`{start}` {share}" for start, share in shares.items())
     return f"Of the oracle's gain `{study.subject}` has, averaged over the scalings: {said}."
 
 
@@ -189,7 +185,10 @@ def constant_sentence(contrasts: pd.DataFrame) -> str:
     )
 
 
-def _share(share: Ratio) -> str:
+def _share(share: Ratio | str) -> str:
+    """A share with its interval; that it is too uncertain; a dash where there is no gain to have a share of."""
+    if isinstance(share, str):
+        return share if share == TOO_UNCERTAIN else NOTHING
     return f"{share.value:.0%} [{share.low:.0%}, {share.high:.0%}]".replace("-", "−")
 
 

@@ -12,8 +12,9 @@ import pandas as pd
 from benchmarks.mechanism.oracle_share import AVERAGED, ORACLE, Pairs, oracle_share, pairs_of, weights_of
 from benchmarks.mechanism.sparsity import SparseStudy
 from benchmarks.stats.multiplicity import bonferroni, fixed_sequence, holm
-from benchmarks.stats.ratio import Ratio
+from benchmarks.stats.ratio import share_columns
 from benchmarks.stats.verdicts import CANNOT_TELL, verdict
+from benchmarks.tables.render import each_value
 from benchmarks.tables.training import area_under, steps_to
 from iapo.config.variants import Cell
 
@@ -181,14 +182,14 @@ def _cell_row(study: SparseStudy, cell: Cell, contrasts: pd.DataFrame) -> Row:
         "term_alone": study.early(cell.name, f"advantage/{term}_alone"),
         **_learning(study, cell.name),
         "accuracy": float(np.mean(runs)),
-        "accuracy_by_seed": " ".join(f"{value:.6f}" for value in runs),
+        "accuracy_by_seed": each_value(runs),
     }
     against_outcome = contrasts[contrasts["role"].isin([OUTCOME, HARM]) & (contrasts["name"] == cell.name)]
     if against_outcome.empty:
-        return row | _no_share("it is the outcome alone")
+        return row | share_columns("it is the outcome alone")
     (_, found), *_ = against_outcome.iterrows()
     row |= {"delta": found["delta"], "delta_low": found["low"], "delta_high": found["high"]}
-    return row | {"verdict": found["verdict"]} | _share_columns(oracle_share(study, found, contrasts))
+    return row | {"verdict": found["verdict"]} | share_columns(oracle_share(study, found, contrasts))
 
 
 def settings_table(study: SparseStudy, cells: pd.DataFrame) -> pd.DataFrame:
@@ -231,18 +232,4 @@ def _learning(study: SparseStudy, name: str) -> Row:
     return {
         "steps_to_target": " ".join("-" if step is None else f"{step:g}" for step in reached),
         "dev_area": float(np.mean(areas)) if areas else np.nan,
-    }
-
-
-def _share_columns(share: Ratio | str) -> Row:
-    """Columns of a share of the oracle's gain, or of why there is none."""
-    if isinstance(share, str):
-        return _no_share(share)
-    found = {"oracle_share": share.value, "oracle_share_low": share.low, "oracle_share_high": share.high}
-    return found | {"oracle_share_reason": ""}
-
-
-def _no_share(reason: str) -> Row:
-    return dict.fromkeys(("oracle_share", "oracle_share_low", "oracle_share_high"), np.nan) | {
-        "oracle_share_reason": reason
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -78,6 +79,17 @@ def ratio_of_contrasts(
 
     step = below.standard_error / abs(below.delta)
     return Ratio(value, _end(excess, value, -step), _end(excess, value, step))
+
+
+def share_columns(share: Ratio | str) -> dict[str, object]:
+    """Return a table's columns on a share of the oracle's gain: its value and interval, or nan and why there is none.
+
+    Args:
+        share: the share, or the reason.
+    """
+    value, low, high = (math.nan,) * 3 if isinstance(share, str) else (share.value, share.low, share.high)
+    reason = share if isinstance(share, str) else ""
+    return {"oracle_share": value, "oracle_share_low": low, "oracle_share_high": high, "oracle_share_reason": reason}
 
 
 _DOUBLINGS = 20

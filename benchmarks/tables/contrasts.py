@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from benchmarks.results import Results
 from benchmarks.stats.multiplicity import fixed_sequence
 from benchmarks.stats.paired import PairedDifference, macro_paired_difference
-from benchmarks.stats.ratio import Ratio, ratio_of_contrasts
+from benchmarks.stats.ratio import ratio_of_contrasts, share_columns
 from benchmarks.stats.verdicts import CANNOT_TELL, NOT_COMPUTED, verdict
+from benchmarks.tables.render import each_value
 from iapo.config.schema import Config
 
 Pair = tuple[str, str]
@@ -115,14 +116,14 @@ def contrast_table(results: Results) -> pd.DataFrame:
         if found is None:
             fault = results.fault(pair[0], results.sets) or results.fault(pair[1], results.sets)
             row |= dict.fromkeys(_NUMBERS, np.nan)
-            row |= {"verdict": f"{NOT_COMPUTED}{fault}", "by_seed": ""} | _no_share(f"{NOT_COMPUTED}{fault}")
+            row |= {"verdict": f"{NOT_COMPUTED}{fault}", "by_seed": ""} | share_columns(f"{NOT_COMPUTED}{fault}")
         else:
             row |= {"delta": found.delta, "low": found.low, "high": found.high, "p": found.p, "p_sequence": p}
             row |= {"detectable": found.detectable(statistics.power, statistics.level)}
             each = differences_by_seed(results, *pair)
             row |= {"run_sd": np.std(each, ddof=1) if len(each) > 1 else np.nan, "items_error": found.items_error}
             row |= {"verdict": worded(results, found, p), **_oracle_share(results, pair)}
-            row |= {"by_seed": " ".join(f"{value:.6f}" for value in each)}
+            row |= {"by_seed": each_value(each)}
         rows.append(row)
     columns = ["method", "baseline", "role", "delta", "low", "high", "p", "p_sequence", "detectable"]
     columns += ["run_sd", "items_error", "verdict", "by_seed"]
@@ -134,25 +135,19 @@ def _oracle_share(results: Results, pair: Pair) -> dict[str, object]:
     """Columns on the difference of a pair as a share of the oracle's gain."""
     oracle, reference = _sensitivity(results.config)
     if pair == (oracle, reference):
-        return _no_share("it is the oracle's gain")
+        return share_columns("it is the oracle's gain")
     if not is_sensitive(results):
-        return _no_share("the oracle is not found better than the reference method")
+        return share_columns("the oracle is not found better than the reference method")
     names = dict.fromkeys((*pair, oracle, reference))
     by_name = {name: {each: results.scores(name, each) for each in results.sets} for name in names}
-    found: Ratio = ratio_of_contrasts(
+    found = ratio_of_contrasts(
         by_name,
         {pair[0]: 1.0, pair[1]: -1.0},
         {oracle: 1.0, reference: -1.0},
         paired_seeds=results.is_paired(*names),
         **results.replicates(reference, results.sets),
     )
-    share = {"oracle_share": found.value, "oracle_share_low": found.low, "oracle_share_high": found.high}
-    return share | {"oracle_share_reason": ""}
-
-
-def _no_share(reason: str) -> dict[str, object]:
-    missing = dict.fromkeys(("oracle_share", "oracle_share_low", "oracle_share_high"), np.nan)
-    return missing | {"oracle_share_reason": reason}
+    return share_columns(found)
 
 
 def _found(results: Results, pair: Pair) -> PairedDifference | None:

@@ -15,6 +15,7 @@ from benchmarks.stats.paired import PairedDifference, macro_average
 from benchmarks.stats.proportions import mcnemar
 from benchmarks.stats.verdicts import NOT_COMPUTED
 from benchmarks.tables.contrasts import adjusted_p_values, difference, worded
+from benchmarks.tables.render import each_value
 from iapo.training.monitors import flags
 from iapo.types import TEST_SETS
 
@@ -146,7 +147,7 @@ def _runs(results: Results, name: str, sets: Sequence[str], fault: str | None) -
     known = start != name and start in results.rows and not results.fault(start, sets)
     before = _run_means(results, start, sets)[_first_starts(results, start, len(runs))] if known else runs
     below = int((runs < before).sum()) if known else np.nan
-    return {"by_seed": " ".join(f"{run:.6f}" for run in runs), "collapsed": below}
+    return {"by_seed": each_value(runs), "collapsed": below}
 
 
 def _first_starts(results: Results, start: str, count: int) -> list[int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +54,11 @@ def write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Write a table as CSV, with six decimals and Unix line ends."""
     with atomic_write(path) as tmp:
         frame.to_csv(tmp, index=False, float_format=FLOAT_FORMAT, lineterminator="\n")
+
+
+def each_value(values: Iterable[float]) -> str:
+    """Return a cell of a CSV with one value a run, as :func:`each_run` reads it."""
+    return " ".join(FLOAT_FORMAT % value for value in values)
 
 
 def markdown(table: Table) -> str:

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from benchmarks.results import Results, metrics_path, records_path
+from benchmarks.tables.render import each_value
 
 DYNAMICS = {
     "dev_accuracy": "dev/accuracy",
@@ -63,7 +64,7 @@ def _learning(method: object, rows: pd.DataFrame, results: Results) -> Row:
     return {
         "method": method,
         "dev_area": float(np.mean(areas)) if areas else np.nan,
-        "dev_area_by_seed": " ".join(f"{area:.6f}" for area in areas),
+        "dev_area_by_seed": each_value(areas),
         "steps_to_target": float(np.mean(known)) if known else np.nan,
         "steps_to_target_by_seed": " ".join("-" if step is None else f"{step:g}" for step in reached),
     }

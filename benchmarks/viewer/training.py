@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.viewer.pictures import DrawingError, Pictures, turn_calls
 from benchmarks.viewer.rollouts import Texts, describe
-from iapo.artifacts.file_facts import difference
-from iapo.artifacts.run_record import RECORD_SUFFIX, recorded_facts
+from iapo.artifacts.run_record import RECORD_SUFFIX, difference_from_record
 from iapo.config.schema import Config
 from iapo.data.store import figure_from_json
 from iapo.types import Example
@@ -129,8 +128,7 @@ def _edit(pictures: Pictures, turn: str, example: Example) -> int | None:
 
 def _rows(path: Path) -> list[Row]:
     advice = "remove the file, and the page is made without that step"
-    facts = recorded_facts(path.parents[2] / f"model{RECORD_SUFFIX}", path)
-    if facts and (found := difference(path, facts)):
+    if found := difference_from_record(path.parents[2] / f"model{RECORD_SUFFIX}", path):
         raise KeptRolloutsError(f"{path}: {found}; {advice}")
     try:
         return pq.read_table(path).to_pylist()

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from iapo.artifacts.code_digest import ROOT
-from iapo.artifacts.file_facts import FileFacts, facts_of
+from iapo.artifacts.file_facts import FileFacts, difference, facts_of
 from iapo.artifacts.files import atomic_write, files_below, sha256_file
-from iapo.artifacts.seal import SEAL, is_whole, seal
+from iapo.artifacts.seal import SEAL, is_broken, seal
 from iapo.artifacts.secrets import redacted
 from iapo.config.declared import READ
 from iapo.config.schema import Config
@@ -139,22 +139,23 @@ def read_record(path: Path) -> dict[str, Any]:
         record: dict[str, Any] = dict(json.loads(path.read_text()))
     except (ValueError, TypeError) as error:
         raise RecordError(f"{path}: expected a run record, found no JSON of one ({error}); {advice}") from None
-    if SEAL in record and not is_whole(record):
+    if is_broken(record):
         raise RecordError(f"{path}: expected the run record as it was written, found another text; {advice}")
     record.pop(SEAL, None)
     return record
 
 
-def recorded_facts(record: Path, file: Path) -> FileFacts | None:
-    """Return what a run record knows of a file; None if it does not list it, or is not there.
+def difference_from_record(record: Path, file: Path) -> str | None:
+    """Return how a file differs from what a run record says of it, as a part of a sentence; None if it does not, or if
+    the record does not list it or is not there.
 
     Raises:
         RecordError: if the record is not as it was written.
     """
     if not record.exists():
         return None
-    facts: FileFacts | None = read_record(record).get("outputs", {}).get(os.path.relpath(file, record.parent))
-    return facts
+    facts = read_record(record).get("outputs", {}).get(os.path.relpath(file, record.parent))
+    return difference(file, facts) if facts else None
 
 
 def _outputs(record: Path, declared: Sequence[str]) -> dict[str, FileFacts]:

@@ -17,9 +17,9 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record, SEAL: _digest(record)}
 
 
-def is_whole(record: Mapping[str, Any]) -> bool:
-    """Return whether a record that was read has the digest that it was sealed with."""
-    return record.get(SEAL) == _digest({key: value for key, value in record.items() if key != SEAL})
+def is_broken(record: Mapping[str, Any]) -> bool:
+    """Return whether a record that was read differs from what was sealed; records of older code have no seal."""
+    return SEAL in record and record[SEAL] != _digest({key: value for key, value in record.items() if key != SEAL})
 
 
 def _digest(record: Mapping[str, Any]) -> str:

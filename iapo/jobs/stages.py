@@ -226,9 +226,8 @@ class _Reckoning:
         return Stage(run.kind, run.name, 1, hardware.processes, memory, host, hours, 0)
 
     def _choose_weight(self, run: _Run) -> Stage:
-        evaluation = self._config.evaluation
         trial, asked = self._training(run), self._answering_hours(self._dev, self._student, turns=2)
-        answering = self._answering_memory(self._student, 1 if evaluation.engine == "vllm" else evaluation.batch_size)
+        answering = self._answering_memory(self._student, self._together(self._config.evaluation.batch_size))
         hours = len(self._config.tuning.factors) * (trial.hours + asked)
         # One after the other, each in a process of its own.
         return replace(trial, name="choose weights", hours=hours, memory_gb=max(trial.memory_gb, answering))
@@ -236,8 +235,7 @@ class _Reckoning:
     def _sample_student(self) -> Stage:
         sampled = self._prompts(self._config.train.prompts_per_set) * self._config.teacher.student_calls
         hours = self._sampling_hours(sampled, self._student, self._config.train.turn_tokens)
-        together = 1 if self._config.evaluation.engine == "vllm" else _PROMPTS_TOGETHER
-        memory = self._calling_memory(self._student, together)
+        memory = self._calling_memory(self._student, self._together(_PROMPTS_TOGETHER))
         return self._running("student_calls", "sample the student", self._student, memory, hours)
 
     def _cache_teacher(self) -> Stage:
@@ -283,8 +281,7 @@ class _Reckoning:
         stages = []
         for model, seeds in policies:
             hours = seeds * self._answering_hours(self._test, model, turns)
-            by_vllm = config.evaluation.engine == "vllm"
-            memory = self._answering_memory(model, 1 if by_vllm else config.evaluation.batch_size)
+            memory = self._answering_memory(model, self._together(config.evaluation.batch_size))
             whose = "the teacher" if model is self._teacher else "the student"
             name = f"evaluate {'released weights' if model in self._released.values() else whose}"
             stages.append(self._running("evaluation", name, model, memory, hours))
@@ -309,8 +306,12 @@ class _Reckoning:
             sampling_seconds(model.size, rates, asked, typical, together=together, turns=turns, by_vllm=by_vllm) / 3600
         )
 
+    def _together(self, prompts: int) -> int:
+        """Prompts whose memory is counted: vLLM takes what there is, and must have room for one."""
+        return 1 if self._config.evaluation.engine == "vllm" else prompts
+
     def _answering_memory(self, model: _Model, together: int) -> float:
-        """Of both turns with transformers; vLLM takes what there is."""
+        """Of both turns with transformers."""
         longest = model.longest(self._config.evaluation.turn_tokens)
         return self._generating_memory(model, together, longest.sequence)
 

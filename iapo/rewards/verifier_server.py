@@ -20,7 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from iapo.artifacts.files import atomic_write
-from iapo.artifacts.seal import SEAL, is_whole, seal
+from iapo.artifacts.seal import is_broken, seal
 from iapo.artifacts.secrets import one_line, read_key, redacted
 from iapo.config.schema import VerifierConfig
 from iapo.jobs.bounded_http import Deadline
@@ -160,8 +160,7 @@ class ServerVerifier:
 def _cached_verdict(path: Path) -> float | None:
     try:
         record = json.loads(path.read_text())
-        # Replies of older code have no seal.
-        return parse_verdict(record["reply"]) if SEAL not in record or is_whole(record) else None
+        return None if is_broken(record) else parse_verdict(record["reply"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # missing or damaged: ask again
         return None
 

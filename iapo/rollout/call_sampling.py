@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from iapo.artifacts.file_facts import difference
 from iapo.artifacts.files import atomic_write
 from iapo.artifacts.progress import Progress
-from iapo.artifacts.run_record import RECORD_SUFFIX, recorded_facts
+from iapo.artifacts.run_record import RECORD_SUFFIX, difference_from_record
 from iapo.data.prompts import open_image
 from iapo.models.interfaces import Processor
 from iapo.rollout.encoding import encode_examples
@@ -144,8 +143,7 @@ def read_misses(run_dirs: Iterable[Path]) -> dict[str, list[ToolCall]]:
             raise MissesError(
                 f"{path}: found no file, expected the calls that the teacher's cache lacked in a training; {advice}"
             )
-        facts = recorded_facts(run_dir.with_name(f"model{RECORD_SUFFIX}"), path)
-        if facts and (found := difference(path, facts)):
+        if found := difference_from_record(run_dir.with_name(f"model{RECORD_SUFFIX}"), path):
             raise MissesError(f"{path}: {found}; {advice}")
         for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
             try:

@@ -76,7 +76,7 @@ def test_every_key_of_the_hardware_is_read_by_what_runs() -> None:
         if path.suffix in (".py", ".smk") and path.stem not in reckoning
     )
     # The card's speed says how long a run takes, and nothing else; trials have a number of processes of their own.
-    told_by_another = {"tflops", "bandwidth_tb", "measured"} | {"trials_on_one_gpu"}
+    told_by_another = {"tflops", "bandwidth_tb", "measured", "trials_on_one_gpu"}
     keys = {each.name for each in fields(HardwareConfig)} - told_by_another
     assert [key for key in sorted(keys) if not re.search(rf"hardware\.{key}\b", told)] == []
     assert "hardware.of_trials.processes" in told

@@ -13,6 +13,7 @@ with job(snakemake) as run:
 
     from benchmarks.mechanism.plots import draw
     from benchmarks.mechanism.report import comparisons, conditions_table, findings, page, read_records, reliance
+    from benchmarks.tables.render import write_csv
 
     paths = [Path(path) for path in snakemake.input.records]
     records = read_records(paths)
@@ -27,8 +28,7 @@ with job(snakemake) as run:
     )
     lines = findings(compared, relied)
     for frame, output in ((table, snakemake.output.conditions), (compared, snakemake.output.differences)):
-        with atomic_write(Path(output)) as tmp:
-            frame.to_csv(tmp, index=False, float_format="%.6f")
+        write_csv(frame, Path(output))
     draw(records, metrics, compared, Path(snakemake.output.plots))
     with atomic_write(Path(snakemake.output.page)) as tmp:
         tmp.write_text(page(table, compared, lines, run.config))

@@ -16,6 +16,7 @@ with job(snakemake) as run:
     from benchmarks.mechanism.sparsity_page import page
     from benchmarks.mechanism.sparsity_plots import draw
     from benchmarks.mechanism.sparsity_tables import cells_table, contrasts_table, read_rates, starts_table
+    from benchmarks.tables.render import write_csv
 
     paths = [Path(path) for path in snakemake.input.records]
     runs = zip(snakemake.params.runs, snakemake.input.metrics, strict=True)
@@ -32,8 +33,7 @@ with job(snakemake) as run:
         (cells, snakemake.output.cells),
         (contrasts, snakemake.output.contrasts),
     ):
-        with atomic_write(Path(output)) as tmp:
-            frame.to_csv(tmp, index=False, float_format="%.6f")
+        write_csv(frame, Path(output))
     draw(study, Path(snakemake.output.plots))
     with atomic_write(Path(snakemake.output.page)) as tmp:
         tmp.write_text(page(study, answers, starts, cells, contrasts))

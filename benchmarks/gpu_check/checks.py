@@ -63,7 +63,7 @@ CHECKS = (
     _check("e", "precision:vision", 60),
     _check("f", "captum_check:captum", 150, (*_MODELS, "captum")),
     _check("g", "sharded:resume", 200, _TRAINING),
-    _check("g", "sharded:full_weights", 240, _TRAINING, "accelerate shards on GPUs only"),
+    _check("g", "sharded:full_weights", 240, _TRAINING, "the formula is of a GPU's memory"),
     _check("h", "decoding:generation", 90),
     _check("i", "attribution:teacher_cache", 120),
     _check("j", "decoding:evaluation", 90),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from benchmarks.gpu_check.shapes import start_directory
 from benchmarks.gpu_check.steps import rollout_lengths
 from benchmarks.gpu_check.training_job import TrainingJob, run_config
 from iapo.config.schema import load_config
-from iapo.jobs.launch import launcher
+from iapo.jobs.launch import launcher, launcher_environment
 from iapo.jobs.memory import training_memory
 from iapo.models.interfaces import QwenVL
 from iapo.models.loading import load_model
@@ -34,8 +35,7 @@ of sums differs, and AdamW makes more of it; on a CPU the two are equal."""
 def resume(scale: Scale, device: torch.device, work: Path) -> Finding:
     """Train a shallow student, kill it two steps behind a checkpoint and resume: it takes these steps again alike.
 
-    The second of them depends on the optimizer's moments too. On a CPU accelerate does not shard; the launcher, gloo,
-    checkpoints and saving are the same.
+    The second of them depends on the optimizer's moments too.
     """
     layers = min(scale.shallow_layers, 2)
     size = replace(scale.student, layers=layers, vision_layers=layers)
@@ -57,7 +57,6 @@ def resume(scale: Scale, device: torch.device, work: Path) -> Finding:
     steps = [row["step"] for row in after]
     return Finding(
         {
-            "sharded": device.type == "cuda",
             "parameters": size.parameters,
             "exit_status_of_the_kill": killed,
             "steps_before": [row["step"] for row in before],
@@ -118,5 +117,6 @@ def _job(
 def _launch(job: TrainingJob, work: Path) -> int:
     """Run a job as runs of several processes are started, and return the launcher's exit status."""
     described = job.write(work / f"{Path(job.folder).name}.job.json")
-    command = [sys.executable, "-m", *launcher(load_config(job.config)), "-m", "benchmarks.gpu_check.training_job"]
-    return subprocess.run([*command, str(described)], check=False).returncode
+    config = load_config(job.config)
+    command = [sys.executable, "-m", *launcher(config), "-m", "benchmarks.gpu_check.training_job", str(described)]
+    return subprocess.run(command, check=False, env={**os.environ, **launcher_environment(config)}).returncode

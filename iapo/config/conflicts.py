@@ -76,11 +76,6 @@ def conflicts(config: Config) -> list[str]:
                 f"{key}.scale_rewards: found {run.scale_rewards} with normalize_then_sum, which scales per group and "
                 "then over the step; leave it at group"
             )
-        if sharded and run.rollouts == "transformers":
-            problems.append(
-                f"{key}.rollouts: found transformers with shards (fsdp2), where a process that ends its turn first "
-                "leaves the others waiting; use vllm_colocate or vllm_server, or hardware.strategy ddp or zero2"
-            )
         if run.top_p < 1 and run.rollouts != "transformers":
             problems.append(
                 f"{key}.top_p: found {run.top_p} with vLLM, whose log-probabilities are then the nucleus's: TRL would "

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
+from types import MappingProxyType
+
+import yaml
 
 from iapo.config.schema import Config
 from iapo.config.sources import Strategy
@@ -32,7 +37,8 @@ def launch(module: str, argument: Path, config: Config) -> None:
     if count == 1:
         launch_alone(module, argument)
         return
-    _run(["-m", *launcher(config), "-m", module, str(argument)], f"{module} {argument}: {count} processes")
+    arguments = ["-m", *launcher(config), "-m", module, str(argument)]
+    _run(arguments, f"{module} {argument}: {count} processes", launcher_environment(config))
 
 
 def launch_alone(module: str, argument: Path) -> None:
@@ -48,11 +54,11 @@ def launch_alone(module: str, argument: Path) -> None:
     _run(["-m", module, str(argument)], f"{module} {argument}: its process")
 
 
-def _run(arguments: list[str], what: str) -> None:
+def _run(arguments: list[str], what: str, environment: Mapping[str, str] = MappingProxyType({})) -> None:
     # Line by line through our own stream, which a job copies to its log.
     with subprocess.Popen(
         [sys.executable, *arguments],
-        env=starter_environment(),
+        env={**starter_environment(), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -84,11 +90,25 @@ def launcher(config: Config) -> list[str]:
     count = str(config.hardware.processes)
     if config.device == "cpu":
         return ["torch.distributed.run", "--standalone", "--nproc-per-node", count]
-    settings = files("trl") / "accelerate_configs" / f"{_ACCELERATE[config.hardware.strategy]}.yaml"
     # Port 0: two jobs on one machine must not meet on the default port.
     return [
         "accelerate.commands.launch",
-        *("--config_file", str(settings)),
+        *("--config_file", str(_accelerate_settings(config.hardware.strategy))),
         *("--num_processes", count),
         *("--main_process_port", "0"),
     ]
+
+
+def launcher_environment(config: Config) -> dict[str, str]:
+    """What the launched processes find in their environment besides: on a CPU, the settings by which FSDP2 shards.
+
+    On GPUs accelerate's own launcher puts them there.
+    """
+    if config.device != "cpu" or config.hardware.strategy != "fsdp2":
+        return {}
+    settings = yaml.safe_load(_accelerate_settings("fsdp2").read_text())["fsdp_config"]
+    return {"ACCELERATE_USE_FSDP": "true", **{name.upper(): str(value) for name, value in settings.items()}}
+
+
+def _accelerate_settings(strategy: Strategy) -> Traversable:
+    return files("trl") / "accelerate_configs" / f"{_ACCELERATE[strategy]}.yaml"

@@ -135,7 +135,9 @@ def training_memory(
         gathered = 2 * size.parameters if hardware.strategy == "fsdp2" and by_tangents(attribution) else 0
         peaks.append(attribution_bytes(size, attribution, longest, arithmetic) + gathered)
     if settings.rollouts == "transformers":
-        peaks.append(rollouts * longest.sequence * kv_bytes(size))
+        # Sharded weights are whole in every process meanwhile.
+        gathered = 2 * size.parameters if hardware.strategy == "fsdp2" else 0
+        peaks.append(rollouts * longest.sequence * kv_bytes(size) + gathered)
     states = _OVERHEAD + beside + training_states(size, hardware, settings.kl_beta > 0) + copy
     needed = states + _FRAGMENTS * max(peaks)
     if settings.rollouts != "vllm_colocate":

@@ -259,10 +259,9 @@ def _check_package(package: str, asked_by: AbstractSet[str], key: str) -> None:
 
 
 def _check_strategy(config: Config) -> None:
-    if config.hardware.strategy != "ddp" and config.device != "cuda":
+    if config.hardware.strategy == "zero2" and config.device != "cuda":
         raise PreflightError(
-            f"hardware.strategy: found {config.hardware.strategy} with `device: {config.device}`; it shards over GPUs, "
-            "so use ddp"
+            f"hardware.strategy: found zero2 with `device: {config.device}`; DeepSpeed shards over GPUs, so use ddp"
         )
 
 

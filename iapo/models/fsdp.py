@@ -56,6 +56,25 @@ def gathered_decoder(model: QwenVL) -> Iterator[None]:
 
 
 @contextmanager
+def held_whole(model: nn.Module) -> Iterator[None]:
+    """Gather all weights in every process, and keep them so through any number of forward passes in each.
+
+    Without it a forward pass gathers layer by layer, and processes that take unequal numbers of passes, as for turns of
+    unequal lengths, wait for each other for ever.
+
+    Args:
+        model: the model, sharded or not.
+    """
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for unit in units:
+        unit.set_reshard_after_forward(False, recurse=False)
+    with _gathered(model, lambda _: True):
+        yield
+    for unit in units:
+        unit.set_reshard_after_forward(True, recurse=False)
+
+
+@contextmanager
 def _gathered(model: nn.Module, is_selected: Callable[[nn.Module], bool]) -> Iterator[None]:
     sharded = [module for module in model.modules() if isinstance(module, FSDPModule) and is_selected(module)]
     for module in sharded:

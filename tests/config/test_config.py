@@ -28,7 +28,7 @@ def released(name: str = "theirs", **sections: dict) -> dict:
     return {"released": {name: right | sections}}
 
 
-SHARDED, VLLM = {"processes": 2, "strategy": "fsdp2"}, {"rollouts": "vllm_colocate"}
+SHARDED = {"processes": 2, "strategy": "fsdp2"}
 
 
 @pytest.mark.parametrize(
@@ -57,11 +57,7 @@ SHARDED, VLLM = {"processes": 2, "strategy": "fsdp2"}, {"rollouts": "vllm_coloca
         (released(prompt={"address": "x", "sha256": "0"}), "released.theirs.prompt.sha256: found '0'"),
         (released(), "released: found weights with the mini world"),
         (
-            {"hardware": SHARDED, "train": {"rollouts": "vllm_colocate"}},
-            "teacher.train.rollouts: found transformers with shards (fsdp2)",
-        ),
-        (
-            {"hardware": SHARDED, "train": VLLM, "teacher": {"train": VLLM}, "alignment": {"loss_weight": 1.0}},
+            {"hardware": SHARDED, "alignment": {"loss_weight": 1.0}},
             "alignment.loss_weight: found it with shards",
         ),
         (

@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from baselines import METHODS
 from baselines.run import TrainingJob, run_job
 from iapo.config.declared import declare
+from iapo.config.mini_world import ModelConfig
 from iapo.config.schema import Config, ConfigError, EvaluationConfig, TrainConfig
-from iapo.config.sources import HardwareConfig
+from iapo.config.sources import HardwareConfig, Strategy
 from iapo.jobs.launch import launch
 from iapo.models.loading import load_model, save_model
+from iapo.models.tiny import build_model
 from iapo.training import trial
 from iapo.training.grpo_config import batch_sizes, grpo_config
 from iapo.training.trial import DevJob, figures_alone, figures_of
@@ -21,24 +24,64 @@ from iapo.training.trial import DevJob, figures_alone, figures_of
 FEW = TrainConfig(steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1)
 
 
-def test_two_processes_train_one_policy(tmp_path: Path, tiny: tuple[Any, Any], data_root: Path) -> None:
-    save_model(*tiny, tmp_path / "start")
-    config = Config(profile="test", train=FEW, hardware=HardwareConfig(processes=2, rollouts_per_forward=1))
-    job = TrainingJob(
-        method="call_bonus", name="call_bonus", seed=0, config=asdict(config), data=data_root,
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A policy with layers in both towers, by which accelerate shards."""
+    folder = tmp_path_factory.mktemp("start")
+    save_model(*build_model(ModelConfig(hidden_size=32, num_layers=2, vision_depth=1), seed=0), folder)
+    return folder
+
+
+def _job(folder: Path, start: Path, data: Path, strategy: Strategy) -> TrainingJob:
+    hardware = HardwareConfig(processes=2, rollouts_per_forward=1, strategy=strategy)
+    config = Config(profile="test", train=FEW, hardware=hardware)
+    return TrainingJob(
+        method="call_bonus", name="call_bonus", seed=0, config=asdict(config), data=data,
         settings=declare(config, *METHODS["call_bonus"].settings_read),
-        start=tmp_path / "start", run_dir=tmp_path / "work", output=tmp_path / "out",
+        start=start, run_dir=folder / "work", output=folder / "out",
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def copies(
+    tmp_path_factory: pytest.TempPathFactory, start: Path, data_root: Path
+) -> tuple[Path, list[dict[str, float]]]:
+    """Folder and figures of a run whose two processes hold a copy of the policy each."""
+    folder = tmp_path_factory.mktemp("copies")
+    job = _job(folder, start, data_root, "ddp")
     rows = run_job(job)
+    # What is finished is not trained again.
+    assert run_job(job) == rows
+    return folder, rows
+
+
+def test_two_processes_train_one_policy(copies: tuple[Path, list[dict[str, float]]], start: Path) -> None:
+    folder, rows = copies
     assert [row["step"] for row in rows] == [1, 2]
     # Of both processes: each saw one group of two rollouts.
     assert all(0 <= row["tools/call_rate"] <= 1 and row["seconds/step"] > 0 for row in rows)
     # Each process's own state is listed with the checkpoint.
-    listed = json.loads((tmp_path / "work/checkpoints/checkpoint-2/files.json").read_text())["files"]
+    listed = json.loads((folder / "work/checkpoints/checkpoint-2/files.json").read_text())["files"]
     assert {f"checkpoints/checkpoint-2/rng_state_{rank}.pth" for rank in (0, 1)} < listed.keys()
-    assert load_model(tmp_path / "out")[0].num_parameters() == tiny[0].num_parameters()
-    # What is finished is not trained again.
-    assert run_job(job) == rows
+    assert load_model(folder / "out")[0].num_parameters() == load_model(start)[0].num_parameters()
+
+
+def test_processes_that_share_one_policy_train_it_as_those_with_copies_do(
+    copies: tuple[Path, list[dict[str, float]]], tmp_path: Path, start: Path, data_root: Path
+) -> None:
+    folder, rows = copies
+    job = _job(tmp_path, start, data_root, "fsdp2")
+    found = run_job(job)
+    # Written whole by FSDP2, in place of transformers' own files.
+    names = {path.name for path in (tmp_path / "work/checkpoints/checkpoint-2").iterdir()}
+    assert "pytorch_model_fsdp.bin" in names
+    # The same turns were drawn from the same weights, so that gradients can be compared.
+    for key in ("reward", "completions/mean_length", "tools/call_rate"):
+        assert [row[key] for row in found] == pytest.approx([row[key] for row in rows]), key
+    assert [row["grad_norm"] for row in found] == pytest.approx([row["grad_norm"] for row in rows], rel=1e-3)
+    wanted = load_model(folder / "out")[0].state_dict()
+    for name, value in load_model(tmp_path / "out")[0].state_dict().items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-3, atol=1e-5, msg=name)
 
 
 def test_a_failed_process_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

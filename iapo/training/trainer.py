@@ -31,6 +31,7 @@ from iapo.training.guards import GuardMixin
 from iapo.training.host_pixels import HostPixelsMixin
 from iapo.training.kept_rollouts import kept_path, kept_rows, write_kept
 from iapo.training.rollout_recorder import RolloutRow, TurnMixin
+from iapo.training.sampling_ratio import SamplingRatioMixin
 from iapo.training.sharded_mixin import ShardedMixin
 from iapo.training.trimmed_pass import TrimmedPassMixin
 from iapo.training.vllm_mixin import VllmMixin
@@ -55,7 +56,9 @@ class Sources:
     """Cached replies of the verifier's server."""
 
 
-class FigureTrainer(TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, HostPixelsMixin, ShardedMixin, GRPOTrainer):
+class FigureTrainer(
+    SamplingRatioMixin, TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, HostPixelsMixin, ShardedMixin, GRPOTrainer
+):
     """GRPO trainer for figure environments, with guards, memoised tokenization, and tool and reward metrics."""
 
     def __init__(self, *args: Any, train_turns: TrainTurns = "both", **kwargs: Any) -> None:
@@ -121,7 +124,7 @@ class FigureTrainer(TrimmedPassMixin, TurnMixin, GuardMixin, VllmMixin, HostPixe
             self._add_terms(output)
         if self._train_turns != "both":
             mask = trained_tokens(output["tool_mask"], self._train_turns)
-            output["tool_mask"] = mask
+            output["written_mask"], output["tool_mask"] = output["tool_mask"], mask
             # TRL normalises the loss by the number of trained tokens over all processes.
             tokens = (output["completion_mask"] * mask).sum()
             output["num_items_in_batch"] = self.accelerator.gather(tokens).sum()

@@ -226,7 +226,7 @@ def _check_steps(engine: Engine, trained: Recorded, examples: list[Example], cal
     assert len(shown) == 8 and {tuple(images) for images in shown} == {tuple(images) for images in edits}
     # The engine's log-probabilities leave out four of 176 tokens.
     rows = [row for row in trained.state.log_history if "reward" in row]
-    assert max(row["sampling/sampling_logp_difference/max"] for row in rows) < 0.06
+    assert max(row["sampling/logp_difference_max"] for row in rows) < 0.06
 
 
 @pytest.fixture

@@ -165,7 +165,7 @@ def main(data: Path, run_dir: Path) -> None:
     write_json(
         run_dir / "figures.json",
         {
-            "logp_differences": [row["sampling/sampling_logp_difference/max"] for row in steps],
+            "logp_differences": [row["sampling/logp_difference_max"] for row in steps],
             "moved": (trainer.model.get_input_embeddings().weight - before).abs().max().item(),
             "calls": [row["tools/call_frequency"] for row in steps],
             "image_tokens": [

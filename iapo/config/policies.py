@@ -12,6 +12,9 @@ from iapo.config.method import TrainConfig
 from iapo.config.mini_world import ColdStartConfig, HabitConfig, ModelConfig
 from iapo.config.sources import SETTINGS, Count, Rate, RowName
 
+Enumerated = Literal["none", "tools", "labels", "all"]
+"""Which legal calls near the teacher's greedy one are candidates."""
+
 
 @dataclass(frozen=True, config=SETTINGS)
 class TeacherConfig:
@@ -31,7 +34,7 @@ class TeacherConfig:
     """Calls sampled per prompt, besides the greedy one."""
     train_hint_rate: Rate = 0.0
     """Shortcut world: how often the hint is right while the teacher is trained by GRPO."""
-    enumerated: Literal["none", "tools", "labels", "all"] = "tools"
+    enumerated: Enumerated = "tools"
     """Legal calls added to them: every tool with the greedy call's labels, its tool with every label, or both."""
     student_calls: Annotated[int, Field(ge=0)] = 8
     """Calls sampled per prompt from the cold-started student, whose distinct ones are added too."""

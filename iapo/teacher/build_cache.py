@@ -9,76 +9,57 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 from pathlib import Path
 
-import torch
-
-from iapo.artifacts.files import digest
 from iapo.artifacts.progress import Progress
 from iapo.attribution.batch import example_inputs
 from iapo.attribution.scoring import score_turns
 from iapo.config.schema import Config
-from iapo.data.prompts import open_image, prompt_messages
 from iapo.models.interfaces import Policy, Processor, QwenVL
-from iapo.rollout.encoding import EncodedPrompt, encode_prompt
-from iapo.rollout.generation import Sampling, generate_turn, generate_where, turn_text
-from iapo.rollout.turns import ToolTurn, prompt_key, turn_ids
-from iapo.rollout.two_turn import continue_prompt, run_first_turn, start_environment
+from iapo.rollout.generation import Sampling
+from iapo.rollout.turns import ToolTurn, turn_ids
 from iapo.teacher.cache import TeacherCache
-from iapo.teacher.candidates import Candidate, Source, candidates, text_before_call
+from iapo.teacher.candidates import Candidate, Source, text_before_call
 from iapo.teacher.rows import CacheRow, read_manifest
+from iapo.teacher.turns import PROMPTS_TOGETHER, Choose, Prompt, TurnWriter
 from iapo.teacher.writer import CacheWriter, copy_cache
 from iapo.tools.drawing import is_right
 from iapo.tools.parsing import canonical, render_call
 from iapo.types import BlockAttribution, Example, ToolCall
 
-PROMPTS_TOGETHER = 16
-"""Number of prompts sampled, attributed and written as one shard. The sampled calls depend on it."""
-
-
-TOKENS_TOGETHER = 2**14
-"""Tokens of prompts that are read at once while turns are generated: what fits beside a 7B model on a GPU of 24 GB."""
-
-
 FILLED = "filled"
 """Candidate settings recorded for shards of calls that students made."""
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """An example, its encoded prompt, and the prompt's key in the cache."""
-
-    example: Example
-    encoded: EncodedPrompt
-    key: str
 
 
 class TeacherPass:
     """Pass that attributes candidate calls with one teacher and adds the rows to its cache."""
 
-    def __init__(self, model: QwenVL, processor: Processor, config: Config, writer: CacheWriter) -> None:
+    def __init__(
+        self, model: QwenVL, processor: Processor, config: Config, writer: CacheWriter, choose: Choose | None = None
+    ) -> None:
         """
         Args:
             model: the teacher, in eval mode.
             processor: its processor.
             config: configuration of the run: which calls are candidates, and the teacher's attribution.
             writer: writer of the cache.
+            choose: the calls to attribute, where its turns are written already; None has the model write them.
         """
         self._model, self._processor = model, processor
-        self._settings = config.teacher
-        self._sampling = Sampling.of(config.teacher.train)
-        self._turn_tokens = config.evaluation.turn_tokens
+        turn_tokens = config.evaluation.turn_tokens
+        self._choose = choose or TurnWriter(model, processor, config.teacher, turn_tokens).candidates
         self._attribution = config.teacher_attribution
         self._writer = writer
         # Without the pixels, which for thousands of figures fill a machine's memory.
         self._keys: dict[str, str] = {}
         # All settings that decide which calls are candidates. If they change, candidates are chosen again, but calls
         # that already have a row keep it.
+        teacher = config.teacher
         self._candidates_id = json.dumps(
             [
-                *(self._settings.sampled_calls, self._settings.enumerated, self._settings.train_seed),
-                *(*astuple(self._sampling), self._turn_tokens),
+                *(teacher.sampled_calls, teacher.enumerated, teacher.train_seed),
+                *(*astuple(Sampling.of(teacher.train)), turn_tokens),
             ]
         )
 
@@ -94,7 +75,7 @@ class TeacherPass:
         with Progress(len(examples), "teacher cache", start=len(examples) - len(pending), unit="prompt") as progress:
             for start in range(0, len(pending), PROMPTS_TOGETHER):
                 chunk = [self._encoded(example) for example in pending[start : start + PROMPTS_TOGETHER]]
-                rows = self._rows(chunk, self._sampled_candidates(chunk))
+                rows = self._rows(chunk, self._choose(chunk))
                 self._writer.add(rows, prompts=[prompt.key for prompt in chunk], candidates=self._candidates_id)
                 progress.update(len(chunk))
 
@@ -151,9 +132,8 @@ class TeacherPass:
                 self._keys[example.example_id] = self._encoded(example).key
         return {example.example_id: self._keys[example.example_id] for example in examples}
 
-    def _encoded(self, example: Example) -> _Prompt:
-        encoded = encode_prompt(self._processor, prompt_messages(example), example.figure.kind)
-        return _Prompt(example, encoded, prompt_key(encoded.input_ids, encoded.pixel_values, encoded.image_grid_thw))
+    def _encoded(self, example: Example) -> Prompt:
+        return Prompt(example, self._processor)
 
     def _missing(self, key: str, calls: Sequence[ToolCall], cache: TeacherCache) -> list[Candidate]:
         """Return the distinct calls without a row; none for a prompt on which the teacher makes no valid call."""
@@ -168,34 +148,9 @@ class TeacherPass:
             if not self._writer.holds(key, text)
         ]
 
-    def _sampled_candidates(self, chunk: Sequence[_Prompt]) -> list[list[Candidate]]:
-        # Seeded by the chunk's first example, so that a resumed pass samples the same calls as an uninterrupted one.
-        # The prompt's key is not used, so that caches which differ only in the attribution hold the same calls.
-        torch.manual_seed(int(digest(chunk[0].example.example_id.encode())[:8], 16) + self._settings.train_seed)
-        rounds = [self._generate(chunk, None)]
-        rounds += [self._generate(chunk, self._sampling) for _ in range(self._settings.sampled_calls)]
-        return [
-            candidates(prompt.example, [texts[i] for texts in rounds], self._settings) for i, prompt in enumerate(chunk)
-        ]
-
-    def _generate(self, chunk: Sequence[_Prompt], sampling: Sampling | None) -> list[str]:
-        """Generate one turn per prompt; greedily without a sampling."""
-        encoded = [prompt.encoded for prompt in chunk]
-        texts: list[str] = []
-        for places in _within_tokens(encoded):
-            turns = generate_turn(
-                self._model,
-                self._processor,
-                [encoded[i] for i in places],
-                max_tokens=self._turn_tokens,
-                sampling=sampling,
-            )
-            texts += [turn_text(self._processor.tokenizer, turn) for turn in turns]
-        return texts
-
-    def _rows(self, chunk: Sequence[_Prompt], chosen: Sequence[Sequence[Candidate]]) -> Iterator[CacheRow]:
+    def _rows(self, chunk: Sequence[Prompt], chosen: Sequence[Sequence[Candidate]]) -> Iterator[CacheRow]:
         """Attribute the chosen candidates of each prompt and yield their rows."""
-        flat: list[tuple[_Prompt, int, Candidate]] = []
+        flat: list[tuple[Prompt, int, Candidate]] = []
         turns: list[ToolTurn] = []
         for prompt, calls in zip(chunk, chosen, strict=True):
             inputs = example_inputs(self._processor, prompt.example, prompt.encoded, self._attribution.blocks)
@@ -206,7 +161,6 @@ class TeacherPass:
         if not turns:
             return
         result = score_turns(self._model, self._processor.tokenizer, turns, self._attribution)
-        answers = self._answers([(prompt, candidate) for prompt, _, candidate in flat], turns)
         for i, (prompt, rank, candidate) in enumerate(flat):
             yield cache_row(
                 prompt.key,
@@ -217,38 +171,8 @@ class TeacherPass:
                 # Filled calls rank last, because the lowest rank counts as the teacher's own call.
                 rank=rank if candidate.source != "filled" else 1_000 + rank,
                 correct=is_right(prompt.example.figure, candidate.call, prompt.example.focus_labels),
-                answer_text=answers.get(i),
+                answer_text=candidate.answer,
             )
-
-    def _answers(self, made: Sequence[tuple[_Prompt, Candidate]], turns: Sequence[ToolTurn]) -> dict[int, str]:
-        """Return place in the batch → what the teacher says after its own call, for calls that were carried out."""
-        continued: dict[int, EncodedPrompt] = {}
-        for i, (prompt, candidate) in enumerate(made):
-            if candidate.source != "sampled":
-                continue
-            environment = start_environment(prompt.example, open_image(prompt.example))
-            _, *tool_messages = run_first_turn(candidate.text, prompt.example, environment)
-            if environment.succeeded:
-                continued[i] = continue_prompt(self._processor, prompt.encoded, turns[i].ids, tool_messages)
-        keys = list(continued)
-        answers: dict[int, list[int]] = {}
-        for places in _within_tokens(list(continued.values())):
-            chunk = {keys[i]: continued[keys[i]] for i in places}
-            answers |= generate_where(self._model, self._processor, chunk, self._turn_tokens)
-        return {i: turn_text(self._processor.tokenizer, turn) for i, turn in answers.items()}
-
-
-def _within_tokens(prompts: Sequence[EncodedPrompt]) -> Iterator[list[int]]:
-    """Yield places of consecutive prompts that are read at once, padded to the longest: at most a chunk's number."""
-    together: list[int] = []
-    for i in range(len(prompts)):
-        longest = max(len(prompts[place].input_ids) for place in [*together, i])
-        if together and (len(together) == PROMPTS_TOGETHER or longest * (len(together) + 1) > TOKENS_TOGETHER):
-            yield together
-            together = []
-        together.append(i)
-    if together:
-        yield together
 
 
 def fill_copy(

@@ -27,6 +27,8 @@ class Candidate:
     text: str
     """The whole turn: the teacher's text before its call, and the call."""
     source: Source
+    answer: str | None = None
+    """What the teacher says after a call of its own that was carried out."""
 
 
 def candidates(example: Example, texts: Sequence[str], config: TeacherConfig) -> list[Candidate]:

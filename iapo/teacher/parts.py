@@ -16,9 +16,10 @@ from typing import Any
 from iapo.artifacts.files import atomic_directory, sha256_file, write_json
 from iapo.data.store import Manifest, write_examples
 from iapo.rollout.call_sampling import SampledCall, write_calls
-from iapo.teacher.build_cache import FILLED, PROMPTS_TOGETHER
+from iapo.teacher.build_cache import FILLED
 from iapo.teacher.cache import TeacherCache
 from iapo.teacher.rows import CacheError, CacheRow, Shard, read_shard
+from iapo.teacher.turns import PROMPTS_TOGETHER
 from iapo.teacher.writer import CacheWriter, copy_cache
 from iapo.types import Example
 

@@ -15,7 +15,7 @@ from iapo.artifacts.code_digest import ROOT
 from iapo.attribution.quadrature import _GRADE
 from iapo.config.schema import Config, load_config
 from iapo.jobs.ending import GRACE
-from iapo.teacher.build_cache import PROMPTS_TOGETHER
+from iapo.teacher.turns import PROMPTS_TOGETHER
 from iapo.tools.registry import TOOLS
 from iapo.training.checkpoints import _HASHED_BYTES
 

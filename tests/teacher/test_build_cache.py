@@ -12,7 +12,7 @@ from iapo.config.schema import Config, TeacherConfig
 from iapo.data.prompts import open_image, prompt_messages
 from iapo.jobs import stages
 from iapo.rollout.environment import tool_schemas
-from iapo.teacher import build_cache
+from iapo.teacher import build_cache, turns
 from iapo.teacher.build_cache import TeacherPass
 from iapo.teacher.cache import TeacherCache
 from iapo.teacher.candidates import Candidate, Source
@@ -34,7 +34,7 @@ def test_samples_follow_the_prompts_and_the_seed_but_not_the_attribution(
         heard.append(texts)
         return []
 
-    monkeypatch.setattr("iapo.teacher.build_cache.candidates", listen)
+    monkeypatch.setattr("iapo.teacher.turns.candidates", listen)
 
     def samples(name: str, config: Config, examples: list[Example]) -> list[list[str]]:
         heard.clear()
@@ -63,16 +63,16 @@ def test_samples_follow_the_prompts_and_the_seed_but_not_the_attribution(
 def test_prompts_are_read_together_within_a_number_and_their_padded_tokens(
     monkeypatch: pytest.MonkeyPatch, lengths: list[int], found: list[list[int]]
 ) -> None:
-    monkeypatch.setattr(build_cache, "PROMPTS_TOGETHER", 3)
-    monkeypatch.setattr(build_cache, "TOKENS_TOGETHER", 100)
+    monkeypatch.setattr(turns, "PROMPTS_TOGETHER", 3)
+    monkeypatch.setattr(turns, "TOKENS_TOGETHER", 100)
     prompts: Any = [SimpleNamespace(input_ids=[0] * length) for length in lengths]
-    assert list(build_cache._within_tokens(prompts)) == found
+    assert list(turns._within_tokens(prompts)) == found
 
 
 def test_the_estimate_counts_as_many_as_are_read_together() -> None:
     assert (stages._PROMPTS_TOGETHER, stages._TOKENS_TOGETHER) == (
-        build_cache.PROMPTS_TOGETHER,
-        build_cache.TOKENS_TOGETHER,
+        turns.PROMPTS_TOGETHER,
+        turns.TOKENS_TOGETHER,
     )
 
 
@@ -82,7 +82,7 @@ def test_no_more_figures_are_held_than_are_scored_together(
     monkeypatch.setattr(build_cache, "PROMPTS_TOGETHER", 2)
     held: list[weakref.ref[Any]] = []
     most = 0
-    encode = build_cache.encode_prompt
+    encode = turns.encode_prompt
 
     def watched(*arguments: Any) -> Any:
         nonlocal most
@@ -91,7 +91,7 @@ def test_no_more_figures_are_held_than_are_scored_together(
         most = max(most, sum(each() is not None for each in held))
         return encoded
 
-    monkeypatch.setattr(build_cache, "encode_prompt", watched)
+    monkeypatch.setattr(turns, "encode_prompt", watched)
     teacher = TeacherPass(*tiny, CONFIG, CacheWriter(tmp_path, "f"))
     some = test_examples[:8]
     teacher.run(some)
@@ -118,7 +118,7 @@ def test_the_cache_keeps_what_the_teacher_says_after_its_own_calls(
         ("focus_on_rows_with_mask", second, "enumerated"),
     ]
     calls = [Candidate(call := ToolCall(name, (label,)), render_call(call), source) for name, label, source in made]
-    monkeypatch.setattr("iapo.teacher.build_cache.candidates", lambda *_: calls)
+    monkeypatch.setattr("iapo.teacher.turns.candidates", lambda *_: calls)
     TeacherPass(trained_looking, processor, CONFIG, CacheWriter(tmp_path, "f")).run([example])
     rows = {row.rank: row for row in TeacherCache(tmp_path).rows}
     for rank, candidate in enumerate(calls[:2]):

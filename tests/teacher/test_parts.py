@@ -24,6 +24,7 @@ from iapo.teacher.build_cache import TeacherPass
 from iapo.teacher.cache import TeacherCache, cache_stats
 from iapo.teacher.parts import begin_from_joined, join_caches, prompts_of_part, write_part
 from iapo.teacher.rows import CacheError
+from iapo.teacher.turns import TurnWriter
 from iapo.teacher.writer import CacheWriter
 from iapo.tools.parsing import render_call
 from iapo.types import Example, ToolCall
@@ -47,10 +48,10 @@ def _two_prompts_together(monkeypatch: pytest.MonkeyPatch) -> None:
 def _a_teacher_that_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls drawn as tokens are: what a prompt gets depends on the seed and on the prompts before it in its batch."""
 
-    def turns(self: TeacherPass, chunk: Sequence[Any], sampling: Any) -> list[str]:
+    def turns(self: TurnWriter, chunk: Sequence[Any], sampling: Any) -> list[str]:
         return [render_call(some_call(prompt.example, int(torch.randint(99, ())))) for prompt in chunk]
 
-    monkeypatch.setattr(TeacherPass, "_generate", turns)
+    monkeypatch.setattr(TurnWriter, "_write", turns)
 
 
 def some_call(example: Example, number: int) -> ToolCall:

@@ -40,6 +40,7 @@ from iapo.rollout.turns import PromptInputs, ToolTurn, turn_ids
 from iapo.teacher.build_cache import TeacherPass
 from iapo.teacher.cache import CacheHit, TeacherCache, cached_sums
 from iapo.teacher.fingerprint import fingerprint, hash_processor, hash_weights
+from iapo.teacher.turns import TurnWriter
 from iapo.teacher.writer import CacheWriter
 from iapo.tools.parsing import parse_turn, render_call
 from iapo.tools.registry import tools_for
@@ -260,7 +261,7 @@ def test_the_cache_says_right_of_calls_that_would_work(
 ) -> None:
     example = next(e for e in test_examples if e.test_set == "vwtq" and e.focus_labels[0] in e.figure.boxes["rows"])
     own = render_call(ToolCall("focus_on_rows_with_mask", example.focus_labels))
-    monkeypatch.setattr(TeacherPass, "_generate", lambda *_: [own])
+    monkeypatch.setattr(TurnWriter, "_write", lambda *_: [own])
     config = Config(profile="test", teacher=TeacherConfig(sampled_calls=1, enumerated="tools"))
     TeacherPass(*tiny, config, CacheWriter(tmp_path / "cache", "f")).run([example])
     rows = TeacherCache(tmp_path / "cache").rows

@@ -84,6 +84,7 @@ CACHING_SETTINGS = [
     "train.prompts_per_set",
     "train.sets",
     "evaluation.turn_tokens",
+    "evaluation.engine",
 ]
 
 

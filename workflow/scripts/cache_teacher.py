@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from iapo.artifacts.files import exclusive_beside, write_json
+from iapo.artifacts.files import digest, exclusive_beside, sha256_file, write_json
 from iapo.jobs.workflow_job import job
 
 snakemake: Any
@@ -19,12 +19,12 @@ with job(snakemake) as run:
     from iapo.teacher.cache import TeacherCache, cache_stats
     from iapo.teacher.fingerprint import fingerprint, hash_processor, hash_weights
     from iapo.teacher.rows import CacheError, read_manifest
+    from iapo.teacher.turns import turn_job, written_by_engine
     from iapo.teacher.writer import CacheWriter
 
     config = run.config
     manifest, weights = Path(snakemake.input.manifest), Path(snakemake.input.teacher)
     cache = Path(snakemake.params.cache_dir)
-    model, processor = load_to_run(weights.parent, config)
     examples = training_prompts(read_split(manifest.parent, "train", config.train.sets), config.train.prompts_per_set)
     address = fingerprint(
         hash_weights(weights.parent),
@@ -40,10 +40,17 @@ with job(snakemake) as run:
         except CacheError as error:
             run.log.info(f"{error}; starting afresh")
             shutil.rmtree(cache)
+        choose = None
+        if config.evaluation.engine != "transformers":
+            # Before the teacher is loaded here: an engine takes the GPU whole.
+            made_from = digest(f"{address} {sha256_file(manifest)}".encode())
+            turns = turn_job(weights.parent, manifest.parent, config, made_from)
+            choose = written_by_engine(turns, cache.with_name(f"{cache.name}_turns"))
+        model, processor = load_to_run(weights.parent, config)
         writer = CacheWriter(cache, address)
         for damage in writer.damaged:
             run.log.info(f"rebuilding one shard: {damage}")
-        teacher = TeacherPass(model, processor, config, writer)
+        teacher = TeacherPass(model, processor, config, writer, choose)
         teacher.run(examples)
         keys = teacher.keys(examples)
         sampled = [read_calls(Path(path)) for path in snakemake.input.calls]

@@ -54,6 +54,8 @@ def test_outside_training_vllm_answers_and_samples_as_transformers_does(data_roo
     figures = run("real_evaluation.py", data_root, tmp_path, output=tmp_path / "figures.json")
     assert len(figures["same"]) >= 50 and all(figures["same"])
     assert figures["second_turns"] > 0, "no rollout had a second turn"
+    ours, its = figures["candidates"]
+    assert ours == its and all(call["answer"] for call in its)
     # 200 turns each: within four standard errors of each other.
     for ours, its in zip(*figures["calls"], strict=True):
         assert abs(ours - its) < 4 * (2 * 200 * 0.25) ** 0.5

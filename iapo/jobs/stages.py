@@ -244,15 +244,15 @@ class _Reckoning:
         prompts = self._prompts(config.train.prompts_per_set)
         turn_tokens = config.teacher.train.turn_tokens
         hours = self._sampling_hours((1 + config.teacher.sampled_calls) * prompts, teacher, turn_tokens)
-        hours += self._attributing_hours(teacher, config.teacher_attribution, prompts * candidates(config), prompts)
+        hours += self._attributing_hours(teacher, config.teacher_attribution, prompts * distinct(config), prompts)
         caches = {run.cache for run in self._runs.values() if run.cache}
-        # Its turns are written by transformers, some prompts together, before they are attributed.
+        # Its turns are written before they are attributed, by transformers some prompts together.
         longest = teacher.longest(config.evaluation.turn_tokens)
         first, second = longest.prompt, longest.sequence - longest.turn
         memory = max(
             self._attributing_memory(teacher),
-            self._calling_memory(teacher, min(_PROMPTS_TOGETHER, max(1, _TOKENS_TOGETHER // first))),
-            self._answering_memory(teacher, min(_PROMPTS_TOGETHER, max(1, _TOKENS_TOGETHER // second))),
+            self._calling_memory(teacher, self._together(min(_PROMPTS_TOGETHER, max(1, _TOKENS_TOGETHER // first)))),
+            self._answering_memory(teacher, self._together(min(_PROMPTS_TOGETHER, max(1, _TOKENS_TOGETHER // second)))),
         )
         parts = self._hardware.cache_jobs
         job = self._running("cache", "cache the teacher's attribution", teacher, memory, hours / parts)
@@ -292,8 +292,8 @@ class _Reckoning:
         return sum(min(per_set, count) for count in self._train)
 
     def _sampling_hours(self, prompts: float, model: _Model, turn_tokens: int) -> float:
-        """Of first turns; the teacher's are sampled where it is attributed, by transformers."""
-        by_vllm = self._config.evaluation.engine == "vllm" and model is self._student
+        """Of first turns."""
+        by_vllm = self._config.evaluation.engine == "vllm"
         typical, rates, together = model.typical(turn_tokens), self._rates(model.size), _PROMPTS_TOGETHER
         return sampling_seconds(model.size, rates, prompts, typical, together=together, turns=1, by_vllm=by_vllm) / 3600
 
@@ -365,9 +365,17 @@ def questions(config: Config) -> tuple[list[float], list[float], list[float]]:
 def candidates(config: Config) -> int:
     """Most calls that the cache attributes for a prompt: the teacher's, those near its greedy one, the student's."""
     teacher = config.teacher
+    return 1 + _enumerated(config) + teacher.sampled_calls + teacher.student_calls
+
+
+def distinct(config: Config) -> float:
+    """Calls that the cache is likely to attribute for a prompt: half of the sampled ones are another's equal."""
+    return 1 + _enumerated(config) + (config.teacher.sampled_calls + config.teacher.student_calls) / 2
+
+
+def _enumerated(config: Config) -> int:
     tools = len(tools_for("table"))
-    enumerated = {"none": 0, "tools": tools, "labels": _LABELS, "all": tools + _LABELS}[teacher.enumerated]
-    return 1 + teacher.sampled_calls + enumerated + teacher.student_calls
+    return {"none": 0, "tools": tools, "labels": _LABELS, "all": tools + _LABELS}[config.teacher.enumerated]
 
 
 def _alike_together(stages: Sequence[Stage]) -> tuple[Stage, ...]:

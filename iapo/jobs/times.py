@@ -35,9 +35,11 @@ _HOPEFUL = Rates(tflops=400, bandwidth_tb=2)
 """40 % and 60 % of an H100's peaks: good kernels, long sequences, nothing waiting."""
 
 
-_ANCHORS = ((5e9, Rates(tflops=80, bandwidth_tb=1)), (math.inf, Rates(tflops=160, bandwidth_tb=1)))
-"""Largest number of parameters → what public runs came to, with all that is no arithmetic: EasyR1's baselines on 8 H100
-take 120 s for 2,560 rollouts with the 3B model and 120 to 145 s with the 7B one, 8 % and 16 to 23 % of the peak."""
+_ANCHORS = ((5e9, Rates(tflops=100, bandwidth_tb=1)), (math.inf, Rates(tflops=170, bandwidth_tb=1)))
+"""Largest number of parameters → with which these formulas give what EasyR1's baselines take on 8 H100 for 2,560
+rollouts (Geometry3k, 675 to 750 tokens each): 120 s with the 3B model, 145 s with the 7B one, all that is no arithmetic
+included. Its table's share of the peak, 8 and 16 %, is of the update alone and counts neither recomputed activations
+nor the vision tower."""
 
 
 def sustained(size: ModelSize, hardware: HardwareConfig) -> tuple[Rates, Rates]:
@@ -119,11 +121,29 @@ def distillation_flops(
 
 
 def generation_seconds(
-    size: ModelSize, rates: Rates, sequences: float, lengths: Lengths, turns: int, by_vllm: bool = False
+    size: ModelSize,
+    rates: Rates,
+    sequences: float,
+    lengths: Lengths,
+    turns: int,
+    by_vllm: bool = False,
+    alike: int = 1,
 ) -> float:
-    """Of some sequences that one GPU decodes together: prompts by arithmetic, tokens by memory bandwidth."""
-    tokens = lengths.prompt + (lengths.image if turns > 1 else 0)
-    prefill = 2 * sequences * (size.language * tokens + size.vision * lengths.patches * turns / 2)
+    """Of some sequences that one GPU decodes together: prompts by arithmetic, tokens by memory bandwidth.
+
+    Args:
+        size: of the model.
+        rates: what the GPU does.
+        sequences: how many.
+        lengths: of each.
+        turns: of each; a figure comes with every one.
+        by_vllm: whether vLLM decodes them.
+        alike: sequences of one prompt, which vLLM reads once.
+    """
+    firsts = sequences / alike if by_vllm else sequences
+    tokens = firsts * lengths.prompt + (sequences * lengths.image if turns > 1 else 0)
+    figures = firsts + (turns - 1) * sequences
+    prefill = 2 * (size.language * tokens + size.vision * figures * lengths.patches / 2)
     read = 2 * size.language + sequences * lengths.sequence * kv_bytes(size)
     token = max(read / (rates.bandwidth_tb * 1e12), 0 if by_vllm else _TOKEN_SECONDS)
     return prefill / (rates.tflops * 1e12) + turns * lengths.turn * token
@@ -151,9 +171,11 @@ def step_seconds(
     """
     rollouts = settings.groups_per_step * settings.group_size
     by_vllm = settings.rollouts != "transformers"
-    generation = generation_seconds(size, rates, rollouts / hardware.processes, typical, 2, by_vllm)
-    # Forward once more: recomputed activations, the reference policy, probabilities that vLLM's are held against.
-    again = hardware.checkpoint_activations + (settings.kl_beta > 0) + by_vllm
+    generation = generation_seconds(
+        size, rates, rollouts / hardware.processes, typical, 2, by_vllm, alike=settings.group_size
+    )
+    # Forward once more: recomputed activations, the reference policy.
+    again = hardware.checkpoint_activations + (settings.kl_beta > 0)
     # Frozen weights have no gradient of their own, and nothing goes back through a frozen vision tower.
     text, vision = (4, 2) if hardware.lora_rank else (6, 6)
     flops = update_flops(size, rollouts, typical, text + 2 * again, vision + 2 * again)

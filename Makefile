@@ -84,7 +84,9 @@ REHEARSED := $(PLANNED) config/presets/rehearsal.yaml $(if $(PRESETS),config/pre
 # costs a quarter of the time.
 rehearsal: export MALLOC_MMAP_THRESHOLD_ := 8589934592
 rehearsal: export MALLOC_TRIM_THRESHOLD_ := 34359738368
+# First what would go wrong without a word: gradients, probabilities and rollouts held against those of one process.
 rehearsal: $(INSTALLED)
+	$(BIN)/pytest -m gpu_run -n 2 --maxprocesses 2
 	$(BIN)/python -m benchmarks.rehearsal hub --configfile $(REHEARSED)
 	$(BIN)/snakemake results/table.csv --workflow-profile profiles/rehearsal --cores all --configfile $(REHEARSED)
 	$(BIN)/python -m benchmarks.rehearsal verdict --configfile $(REHEARSED)

@@ -33,13 +33,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         make_hub(Path(config.hub.address), config)
         return 0
-    from benchmarks.rehearsal.verdict import shortcomings
+    from benchmarks.rehearsal.verdict import padding, shortcomings
 
     undone = shortcomings(results, config)
     if undone:
         print("The rehearsal ran to its end and is not good:", *undone, sep="\n- ", file=sys.stderr)
         return 1
     print("The rehearsal is good: every rule ran, and calls were made, attributed, rewarded and evaluated.")
+    print(padding(results, config))
     return 0
 
 

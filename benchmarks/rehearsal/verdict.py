@@ -30,6 +30,19 @@ def shortcomings(folder: Path, config: Config) -> list[str]:
     return [*_training(folder, config), *_attribution(folder), *_evaluation(folder, config), *_released(folder, config)]
 
 
+def padding(folder: Path, config: Config) -> str:
+    """Return one sentence on the padding of the methods' passes, as TRL makes them and as they were taken.
+
+    Args:
+        folder: ``results/<profile>``.
+        config: configuration of the rehearsal.
+    """
+    runs = [folder / f"train/{name}/seed{seed}/metrics.csv" for name in config.methods for seed in config.seeds]
+    metrics = pd.concat([pd.read_csv(run) for run in runs])
+    untrimmed, taken = metrics["passes/padding_untrimmed"].mean(), metrics["passes/padding"].mean()
+    return f"Of a training pass {untrimmed:.0%} would be padding, {taken:.0%} is, cut to its own rollouts."
+
+
 def _training(folder: Path, config: Config) -> Iterator[str]:
     runs = {name: folder / f"train/{name}/seed{seed}" for name in config.methods for seed in config.seeds}
     if config.teacher.trained:

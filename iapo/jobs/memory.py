@@ -42,7 +42,7 @@ _ZERO_BUCKETS = 2 * GB
 """DeepSpeed's for gathering and reducing, 5e8 elements each."""
 
 
-_PIXEL_BYTES = 4 * 3 * 2 * 14 * 14
+PIXEL_BYTES = 4 * 3 * 2 * 14 * 14
 """Of a patch, in float32."""
 
 
@@ -123,7 +123,7 @@ def training_memory(
     copy = 2 * size.parameters if arithmetic == "mixed" else 0
     patches = 0 if hardware.lora_rank else held * longest.patches
     saved = saved_activations(size, arithmetic, held * longest.sequence, patches, hardware.checkpoint_activations)
-    saved += _PIXEL_BYTES * held * longest.patches
+    saved += PIXEL_BYTES * held * longest.patches
     if distillation is not None:
         # Both losses are held until one backward pass.
         turns = distillation.turns(settings.groups_per_step / hardware.processes, held)
@@ -181,7 +181,7 @@ def host_memory(size: ModelSize, hardware: HardwareConfig, settings: TrainConfig
     if settings.kl_beta > 0 and not hardware.lora_rank:
         loaded *= 2
     saved = 12 * size.parameters
-    pixels = settings.groups_per_step * settings.group_size * longest.patches * _PIXEL_BYTES
+    pixels = settings.groups_per_step * settings.group_size * longest.patches * PIXEL_BYTES
     return (max(loaded, saved) + pixels + hardware.processes * HOST_OVERHEAD) / GB
 
 

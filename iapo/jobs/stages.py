@@ -13,6 +13,7 @@ from iapo.config.sources import PretrainedConfig
 from iapo.jobs.lengths import GB, Distillation, Lengths, longest_lengths, typical_lengths
 from iapo.jobs.memory import (
     HOST_OVERHEAD,
+    PIXEL_BYTES,
     attribution_bytes,
     generation_bytes,
     host_memory,
@@ -50,9 +51,9 @@ _DATA_BYTES = 8 * GB
 """ReFocus_Data, downloaded and made into our records."""
 
 
-_PROMPTS_TOGETHER, _TOKENS_TOGETHER = 16, 2**14
-"""Prompts that are sampled in one batch outside training; their tokens where the teacher writes
-(``iapo.teacher.build_cache``)."""
+_PROMPTS_TOGETHER, _TOKENS_TOGETHER, _PROMPTS_OF_ENGINE = 16, 2**14, 128
+"""Prompts that are sampled in one batch outside training; their tokens where the teacher writes; prompts that vLLM is
+given at once (``iapo.teacher.turns``)."""
 
 
 _CHECKPOINTS = 2
@@ -207,10 +208,14 @@ class _Reckoning:
         careful, hopeful = sustained(size, self._hardware)
         return hopeful if self._at_best else careful
 
-    def _running(self, kind: Kind, name: str, model: _Model, memory_gb: float, hours: float) -> Stage:
-        """A job of one GPU that trains nothing."""
+    def _running(
+        self, kind: Kind, name: str, model: _Model, memory_gb: float, hours: float, prompts: int = _PROMPTS_TOGETHER
+    ) -> Stage:
+        """A job of one GPU that trains nothing, and holds both figures of some prompts in the machine's memory."""
         weights = model.size.parameters * weight_bytes(self._hardware)
-        return Stage(kind, name, 1, 1, memory_gb, (weights + HOST_OVERHEAD) / GB, hours + _START_HOURS, 0)
+        pixels = prompts * model.longest(self._config.evaluation.turn_tokens).patches * PIXEL_BYTES
+        host = (weights + pixels + HOST_OVERHEAD) / GB
+        return Stage(kind, name, 1, 1, memory_gb, host, hours + _START_HOURS, 0)
 
     def _training(self, run: _Run, model: _Model | None = None, seeds: int = 1) -> Stage:
         """One job; the student's where no model is given."""
@@ -230,7 +235,14 @@ class _Reckoning:
         answering = self._answering_memory(self._student, self._together(self._config.evaluation.batch_size))
         hours = len(self._config.tuning.factors) * (trial.hours + asked)
         # One after the other, each in a process of its own.
-        return replace(trial, name="choose weights", hours=hours, memory_gb=max(trial.memory_gb, answering))
+        asks = self._running("tuning", "", self._student, answering, asked, self._config.evaluation.batch_size)
+        return replace(
+            trial,
+            name="choose weights",
+            hours=hours,
+            memory_gb=max(trial.memory_gb, asks.memory_gb),
+            host_gb=max(trial.host_gb, asks.host_gb),
+        )
 
     def _sample_student(self) -> Stage:
         sampled = self._prompts(self._config.train.prompts_per_set) * self._config.teacher.student_calls
@@ -255,7 +267,8 @@ class _Reckoning:
             self._answering_memory(teacher, self._together(min(_PROMPTS_TOGETHER, max(1, _TOKENS_TOGETHER // second)))),
         )
         parts = self._hardware.cache_jobs
-        job = self._running("cache", "cache the teacher's attribution", teacher, memory, hours / parts)
+        together = _PROMPTS_OF_ENGINE if config.evaluation.engine == "vllm" else _PROMPTS_TOGETHER
+        job = self._running("cache", "cache the teacher's attribution", teacher, memory, hours / parts, together)
         return replace(job, jobs=len(caches) * parts)
 
     def _ask_teachers(self) -> Stage:
@@ -284,7 +297,7 @@ class _Reckoning:
             memory = self._answering_memory(model, self._together(config.evaluation.batch_size))
             whose = "the teacher" if model is self._teacher else "the student"
             name = f"evaluate {'released weights' if model in self._released.values() else whose}"
-            stages.append(self._running("evaluation", name, model, memory, hours))
+            stages.append(self._running("evaluation", name, model, memory, hours, config.evaluation.batch_size))
         return stages
 
     def _prompts(self, per_set: int) -> float:

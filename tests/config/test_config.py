@@ -31,6 +31,7 @@ def released(name: str = "theirs", **sections: dict) -> dict:
 SHARDED = {"processes": 2, "strategy": "fsdp2"}
 
 
+@pytest.mark.gpu_run
 @pytest.mark.parametrize(
     ("raw", "says"),
     [

@@ -27,6 +27,8 @@ from iapo.jobs.stages import candidates, questions
 from iapo.jobs.times import Rates, attribution_flops, generation_seconds, step_seconds, sustained, update_flops
 from iapo.models.vision_windows import batch_windows
 
+pytestmark = pytest.mark.gpu_run
+
 SMALL = RepositoryConfig(repo="Qwen/Qwen2.5-VL-3B-Instruct", revision="0" * 40)
 LARGE = RepositoryConfig(repo="Qwen/Qwen2.5-VL-7B-Instruct", revision="0" * 40)
 PETAFLOP = 1e15
@@ -456,6 +458,15 @@ def test_the_careful_end_is_what_public_runs_took(
 def test_a_teacher_that_is_not_trained_has_no_job() -> None:
     kinds = {stage.kind for stage in _found(teacher={"trained": False}).stages}
     assert "teacher" not in kinds and "cache" in kinds
+
+
+def test_jobs_that_train_nothing_hold_the_figures_of_their_prompts_in_the_machine_s_memory() -> None:
+    def host(batch_size: int) -> float:
+        stages = _found(evaluation={"batch_size": batch_size, "engine": "vllm"}).stages
+        return next(stage.host_gb for stage in stages if stage.name == "evaluate the student")
+
+    # Two figures of 4,194,304 pixels each.
+    assert host(256) - host(56) == pytest.approx(200 * 2 * 4 * (4194304 // 784) * 4704 / 1e9)
 
 
 def test_lengths() -> None:

@@ -16,6 +16,8 @@ from iapo.config.sources import HardwareConfig, Precision
 from iapo.models.loading import load_to_run, save_model
 from iapo.models.precision import exact_products, full_precision, lowered, passed
 
+pytestmark = pytest.mark.gpu_run
+
 GPU = torch.device("cuda")
 PRODUCTS = torch.backends.cuda.matmul
 """Its settings are there without a GPU."""

@@ -83,6 +83,7 @@ def first_tokens(tiny: tuple[Any, Any], test_examples: list[Example]) -> tuple[A
     return model, processor, prompt, logits.softmax(-1).double().numpy()
 
 
+@pytest.mark.gpu_run
 @pytest.mark.parametrize("top_p", [1.0, 0.6])
 def test_first_tokens_are_drawn_with_the_model_s_own_probabilities(
     first_tokens: tuple[Any, Any, Any, np.ndarray], top_p: float

@@ -70,9 +70,10 @@ def test_prompts_are_read_together_within_a_number_and_their_padded_tokens(
 
 
 def test_the_estimate_counts_as_many_as_are_read_together() -> None:
-    assert (stages._PROMPTS_TOGETHER, stages._TOKENS_TOGETHER) == (
+    assert (stages._PROMPTS_TOGETHER, stages._TOKENS_TOGETHER, stages._PROMPTS_OF_ENGINE) == (
         turns.PROMPTS_TOGETHER,
         turns.TOKENS_TOGETHER,
+        turns._PROMPTS_OF_ENGINE,
     )
 
 

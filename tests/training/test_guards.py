@@ -17,6 +17,8 @@ from iapo.training.run import train
 from iapo.training.trainer import FigureTrainer
 from iapo.types import Example
 
+pytestmark = pytest.mark.gpu_run
+
 SHORT = TrainConfig(steps=1, groups_per_step=2, group_size=2, prompts_per_set=1, kl_beta=0.1)
 
 

@@ -3,10 +3,13 @@
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from transformers import BatchFeature, Trainer
 
 from iapo.training.host_pixels import HostPixelsMixin, fetch_pixels
+
+pytestmark = pytest.mark.gpu_run
 
 
 class Moving(HostPixelsMixin, Trainer):

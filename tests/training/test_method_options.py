@@ -175,6 +175,7 @@ def test_the_example_of_the_readme_trains(ready: Path, data_root: Path, tmp_path
     module.train(ready / "model", ready / "cache", data_root, tmp_path, steps=1)
 
 
+@pytest.mark.gpu_run
 @pytest.mark.filterwarnings("ignore")
 def test_the_differentiable_loss_does_not_depend_on_the_number_of_passes(
     ready: Path, tiny: tuple[Any, Any], test_examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from baselines import METHODS
 from baselines.run import TrainingJob, run_job
@@ -21,20 +22,25 @@ from iapo.training import trial
 from iapo.training.grpo_config import batch_sizes, grpo_config
 from iapo.training.trial import DevJob, figures_alone, figures_of
 
+pytestmark = pytest.mark.gpu_run
+
 FEW = TrainConfig(steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1)
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy with layers in both towers, by which accelerate shards."""
+    """A policy with layers in both towers, by which accelerate shards, and a head of its own, as the 7B teacher has."""
     folder = tmp_path_factory.mktemp("start")
-    save_model(*build_model(ModelConfig(hidden_size=32, num_layers=2, vision_depth=1), seed=0), folder)
+    model, processor = build_model(ModelConfig(hidden_size=32, num_layers=2, vision_depth=1), seed=0)
+    model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
+    model.lm_head.weight = nn.Parameter(1.1 * model.lm_head.weight.detach())
+    save_model(model, processor, folder)
     return folder
 
 
 def _job(folder: Path, start: Path, data: Path, strategy: Strategy) -> TrainingJob:
     hardware = HardwareConfig(processes=2, rollouts_per_forward=1, strategy=strategy)
-    config = Config(profile="test", train=FEW, hardware=hardware)
+    config = Config(profile="test", train=replace(FEW, kl_beta=0.01), hardware=hardware)
     return TrainingJob(
         method="call_bonus", name="call_bonus", seed=0, config=asdict(config), data=data,
         settings=declare(config, *METHODS["call_bonus"].settings_read),
@@ -76,7 +82,7 @@ def test_processes_that_share_one_policy_train_it_as_those_with_copies_do(
     names = {path.name for path in (tmp_path / "work/checkpoints/checkpoint-2").iterdir()}
     assert "pytorch_model_fsdp.bin" in names
     # The same turns were drawn from the same weights, so that gradients can be compared.
-    for key in ("reward", "completions/mean_length", "tools/call_rate"):
+    for key in ("reward", "completions/mean_length", "tools/call_rate", "kl"):
         assert [row[key] for row in found] == pytest.approx([row[key] for row in rows]), key
     assert [row["grad_norm"] for row in found] == pytest.approx([row["grad_norm"] for row in rows], rel=1e-3)
     wanted = load_model(folder / "out")[0].state_dict()

@@ -24,6 +24,8 @@ from iapo.rollout.turns import ToolTurn, turn_ids
 from iapo.tools.parsing import render_call
 from iapo.types import Example, ToolCall
 
+pytestmark = pytest.mark.gpu_run
+
 WORKER = """
 import itertools
 import json

@@ -23,6 +23,8 @@ from iapo.training.trainer import FigureTrainer
 from iapo.training.trimmed_pass import TrimmedPassMixin, attended_columns
 from iapo.types import Example
 
+pytestmark = pytest.mark.gpu_run
+
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 6), st.integers(0, 5)), min_size=1, max_size=5))
 def test_no_attended_token_is_cut_and_no_column_of_padding_left(rows: list[tuple[int, int, int]]) -> None:

@@ -21,6 +21,8 @@ from iapo.training.guards import GuardMixin, RolloutFault
 from iapo.training.rollout_recorder import TurnMixin
 from iapo.types import Example
 
+pytestmark = pytest.mark.gpu_run
+
 COLOCATE = TrainConfig(rollouts="vllm_colocate", max_completion_length=60)
 
 

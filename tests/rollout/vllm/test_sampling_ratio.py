@@ -13,6 +13,8 @@ from iapo.rollout.vllm import sampling_arguments
 from iapo.training.sampling_ratio import sampling_ratio
 from tests.rollout.vllm.conftest import Recorded
 
+pytestmark = pytest.mark.gpu_run
+
 MODES = ("sequence_mask", "sequence_truncate", "token_mask", "token_truncate")
 
 

@@ -17,7 +17,7 @@ from iapo.data.refocus.reader import read_refocus
 
 _FIGURES, _QUESTIONS = 6, 2
 """Figures per file and questions per figure: enough for three splits, few enough to evaluate quickly."""
-_TRAINING_STEPS = {"student": 200, "teacher": 30}
+_TRAINING_STEPS = {"student": 160, "teacher": 30}
 """Optimiser steps of supervised training; the teacher starts from the student and is trained further."""
 
 

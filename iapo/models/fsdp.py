@@ -68,10 +68,13 @@ def held_whole(model: nn.Module) -> Iterator[None]:
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
-    with _gathered(model, lambda _: True):
-        yield
-    for unit in units:
-        unit.set_reshard_after_forward(True, recurse=False)
+    try:
+        with _gathered(model, lambda _: True):
+            yield
+    finally:
+        for unit in units:
+            # As TRL's settings of accelerate have it.
+            unit.set_reshard_after_forward(True, recurse=False)
 
 
 @contextmanager

@@ -27,8 +27,6 @@ from iapo.jobs.stages import candidates, questions
 from iapo.jobs.times import Rates, attribution_flops, generation_seconds, step_seconds, sustained, update_flops
 from iapo.models.vision_windows import batch_windows
 
-pytestmark = pytest.mark.gpu_run
-
 SMALL = RepositoryConfig(repo="Qwen/Qwen2.5-VL-3B-Instruct", revision="0" * 40)
 LARGE = RepositoryConfig(repo="Qwen/Qwen2.5-VL-7B-Instruct", revision="0" * 40)
 PETAFLOP = 1e15

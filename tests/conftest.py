@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 import torch
 from hypothesis import settings
+from torch.nn import functional
 
+from iapo.attribution.batch import calls_batch, example_inputs
 from iapo.config.mini_world import ModelConfig
 from iapo.config.schema import DataConfig
 from iapo.data.build import build
+from iapo.data.prompts import prompt_messages
 from iapo.data.store import read_split
 from iapo.models.tiny import build_model
-from iapo.types import TEST_SETS, Example
+from iapo.rollout.encoding import encode_prompt
+from iapo.rollout.turns import ToolTurn, turn_ids
+from iapo.tools.parsing import render_call
+from iapo.types import TEST_SETS, Example, ToolCall
 
 torch.set_num_threads(1)
 # What `make test` hands down: a make that a test starts would say which directory it enters, or plan nothing.
@@ -64,3 +70,29 @@ def shake() -> Callable[[Any, int], Any]:
         return model.eval()
 
     return add_noise
+
+
+@pytest.fixture(scope="session")
+def teach() -> Callable[[Any, Any, list[Example], int], None]:
+    """Have a model learn one call for each question by heart, in some steps; few leave it unsure."""
+
+    def learn(model: Any, processor: Any, examples: list[Example], steps: int) -> None:
+        turns = []
+        for example in examples:
+            family, boxes = next(iter(example.figure.boxes.items()))
+            text = render_call(ToolCall(f"focus_on_{family}_with_mask", (next(iter(boxes)),)))
+            inputs = example_inputs(
+                processor, example, encode_prompt(processor, prompt_messages(example), example.figure.kind)
+            )
+            turns.append(ToolTurn(inputs, turn_ids(processor.tokenizer, text), text, []))
+        batch = calls_batch(turns, processor.tokenizer, "cpu")
+        fields = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values")}
+        mask = batch["target_mask"][:, 1:]
+        optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+        for _ in range(steps):
+            logits = model(**fields, image_grid_thw=batch["image_grid_thw"]).logits[:, :-1]
+            functional.cross_entropy(logits[mask], batch["input_ids"][:, 1:][mask]).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return learn

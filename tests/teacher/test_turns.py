@@ -1,27 +1,23 @@
 """Turns that an engine writes in a process of its own are those of the model that is attributed."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from torch.nn import functional
 
-from iapo.attribution.batch import calls_batch, example_inputs
 from iapo.config.schema import Config, EvaluationConfig, TeacherConfig, TrainConfig
 from iapo.data.selection import training_prompts
 from iapo.data.store import read_split
 from iapo.models.loading import save_model
-from iapo.rollout.turns import ToolTurn, turn_ids
 from iapo.teacher import turns
 from iapo.teacher.build_cache import TeacherPass
 from iapo.teacher.cache import TeacherCache
 from iapo.teacher.turns import Prompt, TurnJob, TurnWriter, turn_job, written_by_engine
 from iapo.teacher.writer import CacheWriter
-from iapo.tools.parsing import render_call
-from iapo.types import Example, ToolCall
+from iapo.types import Example
 
 # Few enough that both ways take them in one chunk, by whose first prompt the samples are seeded.
 CONFIG = Config(
@@ -38,24 +34,10 @@ def examples(data_root: Path) -> list[Example]:
 
 
 @pytest.fixture(scope="module")
-def teacher(examples: list[Example], tiny: tuple[Any, Any]) -> tuple[Any, Any]:
+def teacher(examples: list[Example], tiny: tuple[Any, Any], teach: Callable[..., None]) -> tuple[Any, Any]:
     """A model that has learned one call for each prompt by heart."""
     model, processor = copy.deepcopy(tiny[0]).train(), tiny[1]
-    turns = []
-    for example in examples:
-        family, boxes = next(iter(example.figure.boxes.items()))
-        text = render_call(ToolCall(f"focus_on_{family}_with_mask", (next(iter(boxes)),)))
-        inputs = example_inputs(processor, example, Prompt(example, processor).encoded)
-        turns.append(ToolTurn(inputs, turn_ids(processor.tokenizer, text), text, []))
-    batch = calls_batch(turns, processor.tokenizer, "cpu")
-    fields = {name: batch[name] for name in ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values")}
-    mask = batch["target_mask"][:, 1:]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(40):
-        logits = model(**fields, image_grid_thw=batch["image_grid_thw"]).logits[:, :-1]
-        functional.cross_entropy(logits[mask], batch["input_ids"][:, 1:][mask]).backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    teach(model, processor, examples, 40)
     return model.eval(), processor
 
 

@@ -1,6 +1,7 @@
 """One training run in two processes and in one: the same rollouts a step, whole groups, one policy at the end."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from iapo.config.declared import declare
 from iapo.config.mini_world import ModelConfig
 from iapo.config.schema import Config, ConfigError, EvaluationConfig, TrainConfig
 from iapo.config.sources import HardwareConfig, Strategy
+from iapo.data.selection import training_prompts
+from iapo.data.store import read_split
 from iapo.jobs.launch import launch
 from iapo.models.loading import load_model, save_model
 from iapo.models.tiny import build_model
@@ -24,16 +27,21 @@ from iapo.training.trial import DevJob, figures_alone, figures_of
 
 pytestmark = pytest.mark.gpu_run
 
-FEW = TrainConfig(steps=2, groups_per_step=2, group_size=2, prompts_per_set=1, save_every=1)
+FEW = TrainConfig(
+    steps=2, groups_per_step=2, group_size=4, prompts_per_set=1, save_every=1, learning_rate=1e-3, warmup_steps=0
+)
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy with layers in both towers, by which accelerate shards, and a head of its own, as the 7B teacher has."""
+def start(tmp_path_factory: pytest.TempPathFactory, data_root: Path, teach: Callable[..., None]) -> Path:
+    """A policy with layers in both towers, by which accelerate shards, a head of its own, as the 7B teacher has, and
+    calls that it makes now and then."""
     folder = tmp_path_factory.mktemp("start")
     model, processor = build_model(ModelConfig(hidden_size=32, num_layers=2, vision_depth=1), seed=0)
     model.config.tie_word_embeddings = model.config.text_config.tie_word_embeddings = False
     model.lm_head.weight = nn.Parameter(1.1 * model.lm_head.weight.detach())
+    prompts = training_prompts(read_split(data_root, "train", FEW.sets), FEW.prompts_per_set)
+    teach(model, processor, prompts, 80)
     save_model(model, processor, folder)
     return folder
 
@@ -64,6 +72,8 @@ def copies(
 def test_two_processes_train_one_policy(copies: tuple[Path, list[dict[str, float]]], start: Path) -> None:
     folder, rows = copies
     assert [row["step"] for row in rows] == [1, 2]
+    # Some rollouts earn their bonus and others do not: else no gradient could be compared.
+    assert all(row["reward_std"] > 0 and row["grad_norm"] > 1e-3 for row in rows)
     # Of both processes: each saw one group of two rollouts.
     assert all(0 <= row["tools/call_rate"] <= 1 and row["seconds/step"] > 0 for row in rows)
     # Each process's own state is listed with the checkpoint.

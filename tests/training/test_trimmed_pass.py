@@ -51,11 +51,12 @@ def test_trl_builds_the_reference_as_accelerate_shards_the_policy(monkeypatch: p
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_every_pass_has_its_head_gathered_and_its_pixels_in_the_host_s_memory(
+def test_turns_are_written_by_whole_weights_and_every_pass_has_its_head_gathered_and_its_pixels_in_the_host_s_memory(
     tiny: tuple[Any, Any], test_examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_model(*tiny, tmp_path / "model")
     gathered: list[object] = []
+    whole: list[bool] = []
     moved: list[set[str]] = []
 
     @contextmanager
@@ -63,11 +64,25 @@ def test_every_pass_has_its_head_gathered_and_its_pixels_in_the_host_s_memory(
         gathered.append(model)
         yield
 
+    @contextmanager
+    def held(model: object) -> Iterator[None]:
+        whole.append(True)
+        yield
+        whole.append(False)
+
+    def generated(self: GRPOTrainer, *arguments: Any) -> Any:
+        assert whole[-1:] == [True]
+        return generate(self, *arguments)
+
+    generate = GRPOTrainer._generate_single_turn
+    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generated)
+
     def input_moved(self: Trainer, data: Any) -> Any:
         moved.append(set(data) if isinstance(data, Mapping) else set())
         return data
 
     monkeypatch.setattr(sharded_mixin, "gathered_head", counted)
+    monkeypatch.setattr(sharded_mixin, "held_whole", held)
     monkeypatch.setattr(Trainer, "_prepare_input", input_moved)
     settings = TrainConfig(steps=1, groups_per_step=2, group_size=2, prompts_per_set=1, kl_beta=0.1)
     train(
@@ -75,7 +90,7 @@ def test_every_pass_has_its_head_gathered_and_its_pixels_in_the_host_s_memory(
         run_dir=tmp_path / "work", output=tmp_path / "out", seed=0,
     )  # fmt: skip
     # The policy and its reference.
-    assert len({id(model) for model in gathered}) == 2
+    assert len({id(model) for model in gathered}) == 2 and whole
     assert any("input_ids" in names for names in moved) and not any("pixel_values" in names for names in moved)
 
 

@@ -13,7 +13,7 @@ pinned and a test asserts their signatures.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
@@ -46,11 +46,11 @@ class ShardedMixin(_Trainer):
         ):
             super().__init__(*args, **kwargs)
 
-    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        if self.use_vllm:
-            return super()._generate_single_turn(*args, **kwargs)
-        with held_whole(self.model_wrapped):
-            return super()._generate_single_turn(*args, **kwargs)
+    def _generate(self, prompts: list[Any]) -> tuple[Any, ...]:
+        # Around both turns: the second is written by those processes alone that have a call to go on from.
+        with nullcontext() if self.use_vllm else held_whole(self.model_wrapped):
+            output: tuple[Any, ...] = super()._generate(prompts)
+        return output
 
     def _get_per_token_logps_and_entropies(self, model: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         with gathered_head(self.accelerator.unwrap_model(model)):

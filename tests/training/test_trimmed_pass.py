@@ -70,12 +70,13 @@ def test_turns_are_written_by_whole_weights_and_every_pass_has_its_head_gathered
         yield
         whole.append(False)
 
-    def generated(self: GRPOTrainer, *arguments: Any) -> Any:
+    def generated(self: GRPOTrainer, prompts: list[Any]) -> Any:
+        # Both turns within: a process without a call takes no second one.
         assert whole[-1:] == [True]
-        return generate(self, *arguments)
+        return generate(self, prompts)
 
-    generate = GRPOTrainer._generate_single_turn
-    monkeypatch.setattr(GRPOTrainer, "_generate_single_turn", generated)
+    generate = GRPOTrainer._generate
+    monkeypatch.setattr(GRPOTrainer, "_generate", generated)
 
     def input_moved(self: Trainer, data: Any) -> Any:
         moved.append(set(data) if isinstance(data, Mapping) else set())

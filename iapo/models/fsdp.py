@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from accelerate.state import AcceleratorState
@@ -57,7 +58,7 @@ def gathered_decoder(model: QwenVL) -> Iterator[None]:
 
 @contextmanager
 def held_whole(model: nn.Module) -> Iterator[None]:
-    """Gather all weights in every process, and keep them so through any number of forward passes in each.
+    """Gather all weights in every process, and keep them so while each of them generates on its own.
 
     Without it a forward pass gathers layer by layer, and processes that take unequal numbers of passes, as for turns of
     unequal lengths, wait for each other for ever.
@@ -66,15 +67,32 @@ def held_whole(model: nn.Module) -> Iterator[None]:
         model: the model, sharded or not.
     """
     units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if not units:
+        yield
+        return
     for unit in units:
         unit.set_reshard_after_forward(False, recurse=False)
+    with _gathered(model, lambda _: True), _generating_alone(model):
+        yield
+    for unit in units:
+        # As TRL's settings of accelerate have it.
+        unit.set_reshard_after_forward(True, recurse=False)
+
+
+@contextmanager
+def _generating_alone(model: Any) -> Iterator[None]:
+    """Let ``model.generate`` neither wait for other processes at every token nor give weights up behind a call.
+
+    transformers' trainer hangs FSDP's hooks on the method, and the method itself keeps step where it sees FSDP.
+    """
+    hooked = vars(model).pop("generate", None)
+    vars(model)["generate"] = partial(model.generate, synced_gpus=False)
     try:
-        with _gathered(model, lambda _: True):
-            yield
+        yield
     finally:
-        for unit in units:
-            # As TRL's settings of accelerate have it.
-            unit.set_reshard_after_forward(True, recurse=False)
+        del vars(model)["generate"]
+        if hooked is not None:
+            vars(model)["generate"] = hooked
 
 
 @contextmanager

@@ -45,7 +45,7 @@ from accelerate import PartialState
 from accelerate.utils import FullyShardedDataParallelPlugin
 from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 from torch import nn
-from torch.distributed.fsdp import FSDPModule
+from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from trl.trainer.utils import add_fused_lm_head, create_model_from_path
 
 from iapo.attribution.api import attribute
@@ -133,18 +133,21 @@ def sums_error(model, accelerator, tied, tokens):
 
 
 @torch.no_grad()
-def logits_of(model, accelerator, i):
+def written(model, accelerator, i):
     batch = calls_batch([turns[i]], processor.tokenizer, "cpu")
     names = ("input_ids", "attention_mask", "mm_token_type_ids", "pixel_values", "image_grid_thw")
+    fields = {name: batch[name] for name in names}
     with accelerator.autocast():
-        return model(**{name: batch[name] for name in names}).logits.float()
+        model.generate(**fields, max_new_tokens=1 + i, do_sample=False)
+        return model(**fields).logits.float()
 
 
 def passes_error(model, accelerator, tied):
-    # More in one process than in the other, as turns of unequal lengths take.
+    # As transformers' trainer does. More turns, of other lengths, in one process than in the other.
+    register_fsdp_forward_method(model, "generate")
     with held_whole(model):
-        found = [logits_of(model, accelerator, i) for i in range(1 + 2 * rank)][-1]
-    wanted = logits_of(plain[tied], accelerator_of("no"), 2 * rank)
+        found = [written(model, accelerator, i) for i in range(1 + 2 * rank)][-1]
+    wanted = written(plain[tied], accelerator_of("no"), 2 * rank)
     units = [module._get_fsdp_state()._fsdp_param_group for module in model.modules() if isinstance(module, FSDPModule)]
     assert not any(unit and unit.is_unsharded for unit in units)
     return ((found - wanted).norm() / wanted.norm()).item()

@@ -97,7 +97,11 @@ def _generating_alone(model: Any) -> Iterator[None]:
 
 @contextmanager
 def _gathered(model: nn.Module, is_selected: Callable[[nn.Module], bool]) -> Iterator[None]:
-    sharded = [module for module in model.modules() if isinstance(module, FSDPModule) and is_selected(module)]
+    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for root in units[:1]:
+        # Before its first forward pass: a part that runs earlier takes itself for the root, and the root's pass fails.
+        root._get_fsdp_state()._lazy_init()
+    sharded = [module for module in units if is_selected(module)]
     for module in sharded:
         module.unshard()
     try:

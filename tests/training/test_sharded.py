@@ -175,8 +175,7 @@ for (tied, precision, checkpointing), policy in policies.items():
         policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model = fsdp2_prepare_model(accelerator, policy)
     assert isinstance(model.lm_head, FSDPModule)
-    with torch.no_grad():
-        loss_of(model, accelerator, rank)
+    # Attribution first, as where vLLM writes the turns: no pass of the trainer comes before it.
     found = {
         "many chunks": sums_error(model, accelerator, tied, 300),
         "one chunk": sums_error(model, accelerator, tied, 100_000),

@@ -20,7 +20,7 @@ from iapo.models.interfaces import QwenVL
 
 def is_sharded(model: Any) -> bool:
     """Return whether FSDP2 shards any part of a model; takes any module, as trainers type theirs loosely."""
-    return any(isinstance(module, FSDPModule) for module in model.modules())
+    return bool(_units(model))
 
 
 def keeps_step(model: Any, state: AcceleratorState) -> bool:
@@ -66,7 +66,7 @@ def held_whole(model: nn.Module) -> Iterator[None]:
     Args:
         model: the model, sharded or not.
     """
-    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    units = _units(model)
     if not units:
         yield
         return
@@ -96,8 +96,8 @@ def _generating_alone(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _gathered(model: nn.Module, is_selected: Callable[[nn.Module], bool]) -> Iterator[None]:
-    units = [module for module in model.modules() if isinstance(module, FSDPModule)]
+def _gathered(model: nn.Module, is_selected: Callable[[Any], bool]) -> Iterator[None]:
+    units = _units(model)
     for root in units[:1]:
         # Before its first forward pass: a part that runs earlier takes itself for the root, and the root's pass fails.
         root._get_fsdp_state()._lazy_init()
@@ -109,6 +109,11 @@ def _gathered(model: nn.Module, is_selected: Callable[[nn.Module], bool]) -> Ite
     finally:
         for module in sharded:
             module.reshard()
+
+
+def _units(model: nn.Module) -> list[FSDPModule]:
+    """Return the parts that FSDP2 gathers each by itself, the whole model first."""
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
 
 
 def _holds_embeddings(module: nn.Module, model: QwenVL) -> bool:
